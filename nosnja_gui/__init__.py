@@ -1,0 +1,16 @@
+"""Nošnja: fine-tune Stable Diffusion on your own pictures and see what works.
+
+The floors of the house; a module only ever imports from its own floor and those below it.
+
+    top      __main__ (the command line), demo/ (a drawn world, small models, the whole job)
+    window   ui/                                            gradio; never torch, never engine/
+    work     engine/ (the training loop, sampler, grids)    torch; never gradio
+             launcher, hardware, check                      processes and machine; neither of the two
+    jobs     jobs, runs, presets                            what is asked for, and the folder of a run
+    shelves  dataset/, families/, methods/, captioners/, axes, schedules, weights, sheet
+                                                            one file per entry; torch only inside functions
+    words    settings, events, workspace, registry, files, processes, progress, install
+                                                            the standard library, pydantic, yaml
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,20 @@
+"""Every test is offline, quiet and in a workspace of its own; torch gets one thread, as tiny models are slower with more."""
+
+import os
+import sys
+
+import pytest
+
+os.environ.update(HF_HUB_OFFLINE="1", GRADIO_ANALYTICS_ENABLED="False", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
+
+
+@pytest.fixture(autouse=True)
+def _own_workspace(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("NOSNJA_WORKSPACE", str(tmp_path_factory.mktemp("workspace")))
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    # Not imported here: most tests don't need torch, and some check that nothing loads it.
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
