@@ -1,0 +1,87 @@
+"""What is written into a trained file beside its weights: an allowlist. Never captions, paths, user or host names."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+from nosnja_gui.families import Parts
+from nosnja_gui.jobs import TrainJob
+
+
+def metadata(
+    job: TrainJob,
+    parts: Parts,
+    steps: int,
+    epoch: int,
+    started_at: float,
+    dataset_summary: Mapping[str, int],
+    caption_version: str = "",
+) -> dict[str, str]:
+    """kohya's `ss_` keys, which A1111 and ComfyUI show, the modelspec keys and our own.
+
+    `dataset_summary` holds counts: pictures, held_out, steps_per_epoch, total_steps, warmup_steps, resolution (those that are known).
+    `caption_version` is a hash of the captions or the number of their version, never a caption; `started_at` in seconds since 1970.
+    """
+    counts = {name: int(value) for name, value in dataset_summary.items()}
+    second = getattr(parts.unet.config, "cross_attention_dim", 768) == 1024  # the width of SD 2.x's text encoder
+    resolution = counts.get("resolution") or job.dataset.resolution
+    text_rate = job.optimizer.text_encoder_learning_rate or None
+    training, dataset, optimizer = job.training, job.dataset, job.optimizer
+    values: dict[str, Any] = {
+        "ss_output_name": _last_name(job.name),
+        "ss_training_started_at": started_at,
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": job.lora.rank,
+        "ss_network_alpha": job.lora.alpha,
+        "ss_network_dropout": job.lora.dropout,
+        "ss_base_model_version": "sd_v2" if second else "sd_v1",
+        "ss_v2": second,
+        "ss_sd_model_name": _last_name(parts.base_name),
+        "ss_sd_model_hash": parts.base_hash,
+        "ss_learning_rate": optimizer.learning_rate,
+        "ss_unet_lr": optimizer.learning_rate,
+        "ss_text_encoder_lr": text_rate,
+        "ss_optimizer": optimizer.name,
+        "ss_max_grad_norm": optimizer.max_grad_norm,
+        "ss_lr_scheduler": job.schedule.name,
+        "ss_lr_warmup_steps": counts.get("warmup_steps"),
+        "ss_num_epochs": training.epochs,
+        "ss_epoch": epoch,
+        "ss_steps": steps,
+        "ss_max_train_steps": counts.get("total_steps") or training.max_steps,
+        "ss_num_train_images": counts["pictures"] * dataset.repeats if "pictures" in counts else None,
+        "ss_num_batches_per_epoch": counts.get("steps_per_epoch"),
+        "ss_batch_size_per_device": training.batch_size,
+        "ss_total_batch_size": training.batch_size * training.gradient_accumulation,
+        "ss_gradient_accumulation_steps": training.gradient_accumulation,
+        "ss_gradient_checkpointing": training.gradient_checkpointing,
+        "ss_mixed_precision": {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[str(parts.dtype).removeprefix("torch.")],
+        "ss_min_snr_gamma": training.min_snr_gamma,
+        "ss_clip_skip": job.model.clip_skip,
+        "ss_seed": training.seed,
+        "ss_resolution": f"({resolution}, {resolution})" if resolution else None,
+        "ss_enable_bucket": dataset.buckets,
+        "ss_flip_aug": dataset.flip,
+        "ss_caption_dropout_rate": dataset.caption_dropout,
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": f"stable-diffusion-v{2 if second else 1}/lora",
+        "modelspec.title": _last_name(job.name),
+        "modelspec.date": datetime.datetime.fromtimestamp(started_at, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S"),
+        "modelspec.prediction_type": "v" if parts.prediction_type == "v_prediction" else "epsilon",
+        "modelspec.resolution": f"{resolution}x{resolution}" if resolution else None,
+        "modelspec.trigger_phrase": job.trigger or None,
+        "nosnja_trigger": job.trigger or None,
+        "nosnja_pictures": counts.get("pictures"),
+        "nosnja_repeats": dataset.repeats,
+        "nosnja_caption_version": caption_version or None,
+    }
+    told_when_off = {"ss_text_encoder_lr", "ss_min_snr_gamma"}
+    return {key: str(value) for key, value in values.items() if value is not None or key in told_when_off}
+
+
+def _last_name(name: str) -> str:
+    """A name without the folders that a user may have put before it, on either kind of system."""
+    return PureWindowsPath(PurePosixPath(name).name).name
