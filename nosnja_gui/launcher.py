@@ -1,0 +1,87 @@
+"""Starts a run in a process of its own that outlives the window, and ends it. Knows neither torch nor gradio.
+
+A process is found again by what it wrote into the run folder, so this works after a restart of the window, too.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from nosnja_gui.files import write_atomic
+from nosnja_gui.processes import start_mark
+from nosnja_gui.runs import RunFolder
+from nosnja_gui.settings import UserError
+from nosnja_gui.workspace import Workspace
+
+PROGRAM = Path(__file__).resolve().parents[1]
+
+
+def start(run: RunFolder, workspace: Workspace | None = None) -> int:
+    """Begin the run, or go on with it, detached; returns the process number. Raises UserError where it runs already."""
+    command = [sys.executable, "-m", "nosnja_gui", run.job().job, str(run.path.absolute())]
+    if living := run.living():
+        raise UserError(f"{run.path} is in use by process {living[0]['pid']}: wait until it ends, or stop it.")
+    run.clear_requests(since_begin=True)
+    log_bytes = run.log_bytes()
+    with open(run.console, "ab") as console:
+        process = subprocess.Popen(
+            command,
+            cwd=PROGRAM,
+            env=_environment(workspace),
+            stdin=subprocess.DEVNULL,
+            stdout=console,
+            stderr=subprocess.STDOUT,
+            start_new_session=os.name != "nt",
+            creationflags=_windows_flags(),
+        )
+    # Collects the exit status if this process is still there to do so: an uncollected one would stay as a zombie.
+    threading.Thread(target=process.wait, daemon=True).start()
+    entry = {"pid": process.pid, "start": start_mark(process.pid), "log_bytes": log_bytes, "command": command}
+    write_atomic(run.process, json.dumps(entry, indent=2))
+    return process.pid
+
+
+def _environment(workspace: Workspace | None) -> dict[str, str]:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
+    if workspace is not None:
+        environment["NOSNJA_WORKSPACE"] = str(workspace.root.absolute())
+    return environment
+
+
+def _windows_flags() -> int:
+    if os.name != "nt":
+        return 0
+    return subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
+
+
+def alive(run: RunFolder) -> bool:
+    """Whether a process works on this run, whoever started it."""
+    return bool(run.living())
+
+
+def stop(run: RunFolder, kill: bool = False) -> None:
+    """Ask the run to save and end, which it does after its step; `kill` ends it and its children at once, unsaved."""
+    if not kill:
+        run.request("stop")
+        return
+    import psutil
+
+    for entry in run.living():
+        pid = entry["pid"]
+        assert pid != os.getpid(), "this process would end itself"
+        try:
+            process = psutil.Process(pid)
+            family = [*process.children(recursive=True), process]
+        except psutil.NoSuchProcess:
+            continue
+        for member in family:
+            try:
+                member.kill()
+            except psutil.NoSuchProcess:
+                continue
+            except psutil.AccessDenied:
+                raise UserError(f"Process {pid} belongs to somebody else and cannot be ended.") from None
+        psutil.wait_procs(family, timeout=10)

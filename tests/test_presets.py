@@ -1,0 +1,76 @@
+"""Presets: each loads, says what it is for, and changes are laid over it."""
+
+import pytest
+
+from nosnja_gui import presets
+from nosnja_gui.jobs import TrainJob
+from nosnja_gui.settings import UserError
+
+NAMES = [preset.name for preset in presets.list_presets()]
+PICTURES = 30
+
+
+def steps(job: TrainJob) -> float:
+    """Updates for a dataset of 30 pictures."""
+    training = job.training
+    return PICTURES * job.dataset.repeats * training.epochs / training.batch_size / training.gradient_accumulation
+
+
+def test_the_expected_presets_are_there_and_the_default_comes_first():
+    assert set(NAMES) >= {"balanced", "fast", "gentle", "costume-30-pictures", "eight-bit-style", "low-memory", "demo"}
+    assert NAMES[0] == presets.DEFAULT
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_preset_loads_and_says_what_it_is_for(name):
+    job = presets.train_job(name)
+    described = next(preset for preset in presets.list_presets() if preset.name == name)
+    assert described.title and len(described.about) > 60 and "\n" not in described.about
+    assert job.model.path == job.dataset.path == job.output == job.trigger == "", "a preset must not name anybody's files"
+    assert 100 <= steps(job) <= 5000
+    assert job.lora.alpha <= job.lora.rank
+
+
+def test_the_recipe_of_the_costume():
+    job = presets.train_job("costume-30-pictures")
+    assert (job.optimizer.learning_rate, job.schedule.name, job.training.batch_size) == (1e-5, "cosine_with_restarts", 5)
+    assert (job.dataset.repeats, job.training.epochs, job.model.clip_skip) == (10, 10, 1)
+    assert "slow" in next(preset.about for preset in presets.list_presets() if preset.name == "costume-30-pictures")
+
+
+def test_balanced_shows_thirty_pictures_three_thousand_times():
+    job = presets.train_job("balanced")
+    assert PICTURES * job.dataset.repeats * job.training.epochs == 3000
+    assert job.optimizer.text_encoder_learning_rate == job.optimizer.learning_rate / 2
+
+
+def test_changes_lie_over_the_preset_and_the_preset_over_the_defaults():
+    job = presets.train_job("fast", {"training.epochs": 2, "dataset.path": "x", "optimizer.learning_rate": "3e-4"})
+    assert (job.training.epochs, job.dataset.path, job.optimizer.learning_rate) == (2, "x", 3e-4)
+    assert job.schedule.name == "constant"
+    assert job.saving == TrainJob().saving
+    assert presets.train_job(None) == TrainJob()
+
+
+def test_all_problems_come_in_one_error():
+    with pytest.raises(UserError) as caught:
+        presets.train_job("fast", {"optimizer.learning_rate": 0, "training.epohcs": 1, "lora.rank": 0})
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    assert any("did you mean 'training.epochs'?" in line for line in lines)
+
+
+def test_an_unknown_preset_gets_the_nearest_name():
+    with pytest.raises(UserError, match="did you mean 'balanced'"):
+        presets.load_preset("balaced")
+    with pytest.raises(UserError, match="no settings file"):
+        presets.load_preset("nowhere.yaml")
+
+
+def test_a_file_is_a_preset_and_so_is_the_run_yaml_of_an_earlier_run(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("title: Mine\ntraining: {epochs: 4}\n", encoding="utf-8")
+    assert presets.train_job(mine).training.epochs == 4
+    earlier = presets.train_job("gentle", {"trigger": "w"})
+    (tmp_path / "run.yaml").write_text(earlier.to_yaml(), encoding="utf-8")
+    assert presets.train_job(tmp_path / "run.yaml") == earlier
