@@ -1,0 +1,69 @@
+"""Optimisers by name, made from settings and groups of parameters. Knows nothing of the loop."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from nosnja_gui.jobs import OptimizerSettings, ScheduleSettings
+from nosnja_gui.methods import Trainable
+from nosnja_gui.schedules import factor, warmup_updates
+from nosnja_gui.settings import UserError
+
+
+def check(settings: OptimizerSettings) -> None:
+    """Raises UserError if the optimiser's package is not there."""
+    if settings.name == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError("optimizer.name adamw8bit needs the package bitsandbytes: run `pip install bitsandbytes`, or choose adamw.")
+
+
+def make(settings: OptimizerSettings, trainables: Sequence[Trainable]) -> torch.optim.Optimizer:
+    """An optimiser with one group per trainable part; each group remembers its whole rate as `base_rate`."""
+    check(settings)
+    groups = [
+        {"params": trainable.parameters, "lr": rate_of(settings, trainable.part), "base_rate": rate_of(settings, trainable.part)}
+        for trainable in trainables
+    ]
+    if settings.name == "adamw8bit":
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit(groups, weight_decay=settings.weight_decay)
+    return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
+
+
+def rate_of(settings: OptimizerSettings, part: str) -> float:
+    """The whole learning rate of a part, before the schedule."""
+    return (settings.text_encoder_learning_rate or 0.0) if part == "text_encoder" else settings.learning_rate
+
+
+def set_rates(optimizer: torch.optim.Optimizer, schedule: ScheduleSettings, update: int, total: int) -> None:
+    """Set every group's rate for optimiser update `update` of `total`; all groups follow the same curve.
+
+    The rate follows from the number of the update alone, so a resumed training needs no state of the schedule.
+    """
+    warmup = warmup_updates(total, schedule.warmup_share)
+    share = factor(schedule.name, update, total, warmup, schedule.restarts, schedule.power)
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_rate"] * share
+
+
+def rates(optimizer: torch.optim.Optimizer, trainables: Sequence[Trainable]) -> dict[str, float]:
+    return {trainable.part: group["lr"] for trainable, group in zip(trainables, optimizer.param_groups, strict=True)}
+
+
+def cpu_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The optimiser's state with all tensors copied to main memory, ready to be written."""
+    return _to_cpu(optimizer.state_dict())
+
+
+def _to_cpu(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().clone()
+    if isinstance(value, dict):
+        return {key: _to_cpu(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_to_cpu(inner) for inner in value)
+    return value
