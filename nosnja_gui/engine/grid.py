@@ -1,0 +1,481 @@
+"""XYZ plots: paint every cell of a grid once, keep each picture under what decided it, and set them in a sheet.
+
+A picture's file is called after the hash of everything that decides it. So a grid that was interrupted goes on, a grid that
+got more values paints the new ones only, and cells that must look the same (LoRA weight 0, no LoRA) are painted once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from nosnja_gui import sheet, weights
+from nosnja_gui.axes import Cell, Context, Plan, PlannedAxis, Position, find_lora, plan_grid, saved_epochs, written_prompt
+from nosnja_gui.engine import models
+from nosnja_gui.engine.sampler import SAMPLERS, ImageRequest, infotext, sample, save_png
+from nosnja_gui.engine.voice import Voice, interrupts, is_out_of_memory
+from nosnja_gui.events import Cell as CellEvent
+from nosnja_gui.events import Failed, Finished, Started, Stopped
+from nosnja_gui.families import Family, Parts
+from nosnja_gui.files import write_atomic
+from nosnja_gui.jobs import GridJob, ModelSettings, TrainJob, workspace_path
+from nosnja_gui.methods import METHODS
+from nosnja_gui.progress import Progress
+from nosnja_gui.runs import RunFolder
+from nosnja_gui.settings import UserError
+from nosnja_gui.workspace import Workspace, file_name
+
+A1111_NAMES = {
+    "seed": "Seed", "steps": "Steps", "cfg_scale": "CFG Scale", "prompt": "Prompt S/R", "sampler": "Sampler",
+    "model": "Checkpoint name", "clip_skip": "Clip skip", "size": "Size",
+}  # fmt: skip
+"""How A1111 calls those axes that it has."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture to be painted; equal ones have the same key."""
+
+    key: str
+    model: Path
+    loras: tuple[tuple[Path, float], ...]
+    """Without those of weight 0, which change nothing."""
+    request: ImageRequest
+
+    @property
+    def state(self) -> tuple[Any, ...]:
+        """Pictures of the same state can be painted together."""
+        request = self.request
+        return self.model, self.loras, request.sampler, request.steps, request.width, request.height
+
+
+@dataclass
+class Grid:
+    """A checked grid: which pictures stand where, and what has become of them."""
+
+    job: GridJob
+    model: ModelSettings
+    plan: Plan
+    folder: Path
+    pictures: dict[str, Picture]
+    places: dict[Position, list[str]]
+    """Keys of the pictures of each cell."""
+    errors: dict[str, str] = field(default_factory=dict)
+    painted: int = 0
+    """Pictures that are there, or whose painting has failed."""
+
+    def file(self, key: str) -> Path:
+        return self.folder / "cells" / f"{key}.png"
+
+
+def run_grid(job: GridJob, run: RunFolder, workspace: Workspace, progress: Progress | None = None) -> Path:
+    """Paint the grid and return its sheet. What is painted already stays; a failed cell shows why, and the rest goes on.
+
+    Raises UserError for problems found before the first picture (all of them), or if not one picture could be painted.
+    """
+    with run.lock(), interrupts(lambda: run.request("stop")):
+        run.clear_requests()
+        voice = Voice(run.log(), progress)
+        try:
+            return _run(job, run, workspace, voice)
+        except BaseException as error:
+            problem = _in_words(error, run)
+            detail = "" if problem else traceback.format_exc()
+            with contextlib.suppress(OSError):
+                voice.say(Failed(message=str(problem or error) or type(error).__name__, detail=detail))
+            if problem is None or problem is error:
+                raise
+            raise problem from error
+        finally:
+            if progress:
+                progress.done()
+
+
+def _in_words(error: BaseException, run: RunFolder) -> UserError | None:
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return UserError(f"The disk of {run.path} is full: make room and start the grid again, the pictures painted so far stay.")
+    return None
+
+
+def _run(job: GridJob, run: RunFolder, workspace: Workspace, voice: Voice) -> Path:
+    began = time.monotonic()
+    voice.stage("Checking the grid")
+    grid = prepare(job, workspace, run.path)
+    missing = [picture for key, picture in grid.pictures.items() if not _is_whole(grid.file(key))]
+    grid.painted = len(grid.pictures) - len(missing)
+    voice.say(Started(job="grid", total=len(grid.pictures), done=grid.painted, device=models.choose_device().type))
+    lacking = {picture.key for picture in missing}
+    for number, key in enumerate((key for key in grid.pictures if key not in lacking), start=1):
+        voice.say(CellEvent(done=number, total=len(grid.pictures), file=_relative(grid, key), reused=True))
+    stopped = _paint(grid, missing, run, voice)
+    voice.stage("Setting the sheet")
+    path = _write_sheet(grid)
+    _write_record(grid, path)
+    if stopped:
+        voice.say(Stopped(step=grid.painted))
+    elif grid.errors and len(grid.errors) == len(grid.pictures):
+        raise UserError("Not one picture could be painted: " + next(iter(grid.errors.values())))
+    else:
+        voice.say(Finished(files=[path.name, "grid.json"], seconds=time.monotonic() - began))
+    return path
+
+
+# What is to be painted
+
+
+def prepare(job: GridJob, workspace: Workspace, folder: Path) -> Grid:
+    """Check everything and work out every picture, without loading a model. Raises UserError with all problems."""
+    context, model = _context(job, workspace)
+    problems: list[str] = []
+    lora = None
+    try:
+        lora = _default_lora(job, context)
+    except UserError as error:
+        problems.append(f"Setting 'lora' {error}.")
+    base = Cell(
+        model=model.path, loras=((str(lora), job.weight),) if lora else (), weight=job.weight, trigger=True,
+        prompt=job.prompt, negative_prompt=job.negative_prompt, seed=job.seed, sampler=job.sampler, steps=job.steps,
+        cfg_scale=job.cfg_scale, clip_skip=model.clip_skip, width=job.width, height=job.height,
+    )  # fmt: skip
+    plan = None
+    try:
+        plan = _with_sampler_titles(plan_grid(job, context, base))
+    except UserError as error:
+        problems += str(error).splitlines()
+    found: dict[str, tuple[Path, int]] = {}
+    for name in dict.fromkeys(cell.model for cell in plan.cells.values()) if plan else (base.model,):
+        try:
+            path = models.find_model(name, workspace.models)
+            found[name] = path, models.family_of(path).size_of(path)
+        except UserError as error:
+            problems.append(str(error))
+    if problems or plan is None:
+        raise UserError("\n".join(dict.fromkeys(problems)))
+    pictures: dict[str, Picture] = {}
+    places: dict[Position, list[str]] = {}
+    for position, cell in plan.cells.items():
+        path, size = found[cell.model]
+        for number in range(job.images_per_cell):
+            picture = _picture(cell, path, size, number, context, model.precision)
+            pictures.setdefault(picture.key, picture)
+            places.setdefault(position, []).append(picture.key)
+    return Grid(job, model, plan, folder, pictures, places)
+
+
+def _with_sampler_titles(plan: Plan) -> Plan:
+    """Samplers are shown as A1111 calls them, unless the user named them."""
+
+    def titled(axis: PlannedAxis | None) -> PlannedAxis | None:
+        if axis is None or axis.name != "sampler":
+            return axis
+        titles = tuple(SAMPLERS[value].title for value in axis.values)
+        named = zip(axis.values, axis.labels, titles, strict=True)
+        return replace(axis, labels=tuple(title if label == value else label for value, label, title in named), given=", ".join(titles))
+
+    return Plan(*map(titled, plan.axes), plan.cells)
+
+
+def _context(job: GridJob, workspace: Workspace) -> tuple[Context, ModelSettings]:
+    """What axes look up, and the model: the run's own where the grid names none."""
+    if not job.run:
+        return Context(job, job.trigger, job.class_noun, models=workspace.models, runs=workspace.runs), job.model
+    folder = workspace_path(job.run, workspace.runs)
+    epochs = saved_epochs(folder)
+    trained = RunFolder(folder).job()
+    if not isinstance(trained, TrainJob):
+        raise UserError(f"{folder} is a run of another kind ({trained.job}): give the folder of a training run.")
+    model = job.model
+    if not model.path:
+        precision = model.precision if model.precision != "auto" else trained.model.precision
+        model = trained.model.changed(precision=precision)
+    context = Context(
+        job, job.trigger or trained.trigger, job.class_noun, epochs=epochs, run=folder, models=workspace.models, runs=workspace.runs
+    )
+    return context, model
+
+
+def _default_lora(job: GridJob, context: Context) -> Path | None:
+    if job.lora:
+        return find_lora(job.lora, context)
+    return context.epochs[-1].file if context.epochs else None
+
+
+def _picture(cell: Cell, model: Path, native: int, number: int, context: Context, precision: str) -> Picture:
+    request = ImageRequest(
+        prompt=written_prompt(cell, context),
+        negative_prompt=cell.negative_prompt,
+        seed=(cell.seed + number) % 2**32,
+        sampler=cell.sampler,
+        steps=cell.steps,
+        cfg_scale=cell.cfg_scale,
+        width=cell.width or native,
+        height=cell.height or native,
+        clip_skip=cell.clip_skip,
+    )
+    loras = tuple((Path(file), weight) for file, weight in cell.loras if weight != 0)
+    decisive = {
+        "request": asdict(request),
+        "model": model_fingerprint(model),
+        "loras": [(lora_hash(file), weight) for file, weight in loras],
+        "precision": precision,
+    }
+    key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:32]
+    return Picture(key, model, loras, request)
+
+
+@cache
+def _fingerprint(files: tuple[tuple[Path, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for file, _, _ in files:
+        digest.update(f"{file.parent.name}/{file.name}:{weights.short_hash(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def model_fingerprint(model: Path) -> str:
+    """Hash of all weight and configuration files of a model folder, in an instant."""
+    files = sorted(file for file in model.glob("*/*") if file.suffix in (".safetensors", ".json", ".txt") and file.is_file())
+    return _fingerprint(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+def lora_hash(file: Path) -> str:
+    """sha256 of everything behind a safetensors file's header: kohya's and A1111's LoRA hash, the same whatever the metadata."""
+    stat = file.stat()
+    return _lora_hash(file, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _lora_hash(file: Path, size: int, modified: int) -> str:
+    digest = hashlib.sha256()
+    with open(file, "rb") as opened:
+        # A damaged length only makes the hash that of nothing; loading the file says what is wrong with it.
+        opened.seek(8 + min(int.from_bytes(opened.read(8), "little"), size))
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a picture is there and not damaged."""
+    try:
+        with Image.open(file) as opened:
+            opened.verify()
+        return True
+    except (OSError, SyntaxError, ValueError):
+        return False
+
+
+# Painting
+
+
+def _paint(grid: Grid, missing: Sequence[Picture], run: RunFolder, voice: Voice) -> bool:
+    """Paint what is missing, model by model, LoRA by LoRA, in batches. True if a stop was requested."""
+    for model, pictures in _grouped(missing, lambda picture: picture.model):
+        if run.take_request("stop"):
+            return True
+        voice.stage(f"Loading {model.name}")
+        device = models.choose_device()
+        try:
+            family, parts = models.load_model(model, device, models.choose_dtype(grid.model.precision, device))
+        except UserError as error:
+            _fail(grid, pictures, str(error), voice)
+            continue
+        voice.stage("Painting", total=len(pictures))
+        if _paint_with(family, parts, grid, pictures, run, voice):
+            return True
+        del parts
+        _free_memory()
+    return False
+
+
+def _paint_with(family: Family, parts: Parts, grid: Grid, pictures: Sequence[Picture], run: RunFolder, voice: Voice) -> bool:
+    for loras, of_loras in _grouped(pictures, lambda picture: picture.loras):
+        try:
+            _put_on(family, parts, loras)
+        except UserError as error:
+            _fail(grid, of_loras, str(error), voice)
+            continue
+        # The text encoder may be part of the LoRA, so its encodings are kept no longer than it stays.
+        encodings: dict = {}
+        for _, alike in _grouped(of_loras, lambda picture: picture.state):
+            for start in range(0, len(alike), grid.job.batch_size):
+                if run.take_request("stop"):
+                    return True
+                _paint_batch(family, parts, grid, alike[start : start + grid.job.batch_size], encodings, voice)
+    return False
+
+
+def _put_on(family: Family, parts: Parts, loras: Sequence[tuple[Path, float]]) -> None:
+    """Have exactly these LoRAs on, each loaded once for as long as it is needed."""
+    method = METHODS["lora"]
+    wanted = {f"{file.stem}-{lora_hash(file)[:12]}": (file, weight) for file, weight in loras}
+    for name in [name for name in parts.adapters if wanted and name not in wanted]:
+        method.remove(family, parts, name)
+    for name, (file, _) in wanted.items():
+        if name not in parts.adapters:
+            method.apply(family, parts, file, name)
+    method.set_weights(family, parts, {name: weight for name, (_, weight) in wanted.items()})
+
+
+def _paint_batch(family: Family, parts: Parts, grid: Grid, batch: Sequence[Picture], encodings: dict, voice: Voice) -> None:
+    try:
+        images = sample(family, parts, [picture.request for picture in batch], batch_size=len(batch), encodings=encodings)
+    except Exception as error:
+        _free_memory()
+        if len(batch) > 1:
+            # One of them may be to blame, or the batch is too large for the memory: each on its own.
+            voice.warn(f"{_reason(error)} Painting {len(batch)} pictures one by one instead.")
+            for picture in batch:
+                _paint_batch(family, parts, grid, [picture], encodings, voice)
+            return
+        _fail(grid, batch, _reason(error), voice)
+        return
+    for picture, image in zip(batch, images, strict=True):
+        save_png(image, grid.file(picture.key), _infotext(picture, parts))
+        _count(grid, picture.key, voice)
+
+
+def _infotext(picture: Picture, parts: Parts) -> str:
+    file, weight = picture.loras[0] if picture.loras else (None, None)
+    return infotext(picture.request, parts.base_name, parts.base_hash, file and file.stem, weight, file and lora_hash(file)[:12])
+
+
+def _reason(error: Exception) -> str:
+    """Why a picture failed, for its tile."""
+    if is_out_of_memory(error):
+        return "The memory ran out: lower the batch size or the size of the pictures."
+    if isinstance(error, UserError):
+        return str(error)
+    return f"{type(error).__name__}: {error}".rstrip(": .") + "."
+
+
+def _fail(grid: Grid, pictures: Iterable[Picture], message: str, voice: Voice) -> None:
+    for picture in pictures:
+        grid.errors[picture.key] = message
+        _count(grid, picture.key, voice)
+
+
+def _count(grid: Grid, key: str, voice: Voice) -> None:
+    grid.painted += 1
+    voice.say(CellEvent(done=grid.painted, total=len(grid.pictures), file=_relative(grid, key), error=grid.errors.get(key)))
+    if voice.progress:
+        voice.progress.advance(note=f"{len(grid.errors)} failed" if grid.errors else "")
+
+
+def _relative(grid: Grid, key: str) -> str:
+    return grid.file(key).relative_to(grid.folder).as_posix()
+
+
+def _grouped(pictures: Sequence[Picture], by: Callable[[Picture], Any]) -> list[tuple[Any, list[Picture]]]:
+    """Groups in the order in which they first appear."""
+    groups: dict[Any, list[Picture]] = {}
+    for picture in pictures:
+        groups.setdefault(by(picture), []).append(picture)
+    return list(groups.items())
+
+
+def _free_memory() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+# The sheet
+
+
+def _write_sheet(grid: Grid) -> Path:
+    tiles: dict[Position, sheet.Tile] = {}
+    for position, keys in grid.places.items():
+        error = next((grid.errors[key] for key in keys if key in grid.errors), "")
+        files = tuple(grid.file(key) for key in keys if grid.file(key).is_file())
+        tiles[position] = sheet.Tile(files, error)
+    axes = tuple(sheet.AxisLabels(axis.title, axis.labels) if axis else None for axis in grid.plan.axes)
+    count = len(grid.places)
+    failed = sum(bool(tile.error) for tile in tiles.values())
+    open_cells = sum(not tile.pictures and not tile.error for tile in tiles.values())
+    remarks = [f"{count} cells"] + [f"{n} {what}" for n, what in ((failed, "failed"), (open_cells, "not painted yet")) if n]
+    image = sheet.compose(axes, tiles, grid.job.name, _subtitle(grid), "Nošnja · " + " · ".join(remarks))
+    path = grid.folder / f"{file_name(grid.job.name)}.png"
+    save_png(image, path, _sheet_infotext(grid))
+    return path
+
+
+def _subtitle(grid: Grid) -> str:
+    """What is the same in all cells."""
+    varied = {axis.name for axis in grid.plan.axes if axis}
+    cell = next(iter(grid.plan.cells.values()))
+    request = grid.pictures[next(iter(grid.places.values()))[0]].request
+    file, weight = cell.loras[0] if cell.loras else ("", 0.0)
+    seeds = f"seed {cell.seed}" if grid.job.images_per_cell == 1 else f"seeds {cell.seed}–{cell.seed + grid.job.images_per_cell - 1}"
+    said = [
+        ("model", Path(cell.model).name),
+        ("lora", Path(file).stem if file and "epoch" not in varied else ""),
+        ("weight", f"LoRA weight {weight:g}" if file else ""),
+        ("sampler", SAMPLERS[cell.sampler].title),
+        ("steps", f"{cell.steps} steps"),
+        ("cfg_scale", f"CFG {cell.cfg_scale:g}"),
+        ("size", f"{request.width}×{request.height}"),
+        ("clip_skip", f"clip skip {cell.clip_skip}" if cell.clip_skip != 1 else ""),
+        ("seed", seeds),
+        ("", f"“{request.prompt if not varied & {'prompt', 'trigger'} else grid.job.prompt}”" if grid.job.prompt else ""),
+    ]
+    return " · ".join(text for name, text in said if text and name not in varied)
+
+
+def _sheet_infotext(grid: Grid) -> str:
+    """The first picture's parameters and, as A1111 writes them, the axes."""
+    text = ""
+    for keys in grid.places.values():
+        if grid.file(keys[0]).is_file():
+            with Image.open(grid.file(keys[0])) as opened:
+                text = opened.info.get("parameters", "")
+            break
+    said = ["Script: X/Y/Z plot"]
+    for letter, axis in zip("XYZ", grid.plan.axes, strict=True):
+        if axis:
+            said += [f"{letter} Type: {A1111_NAMES.get(axis.name, axis.title)}", f"{letter} Values: {_quoted(axis.given)}"]
+    return ", ".join(([text] if text else []) + said)
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ",\n:") else text
+
+
+def _write_record(grid: Grid, path: Path) -> None:
+    """grid.json: axes, and for each cell its place, settings, files and error."""
+
+    def described(axis: PlannedAxis) -> dict[str, Any]:
+        return {"name": axis.name, "title": axis.title, "labels": list(axis.labels)}
+
+    def cell_record(position: Position, keys: list[str]) -> dict[str, Any]:
+        first = grid.pictures[keys[0]]
+        return {
+            "position": list(position),
+            "files": [_relative(grid, key) for key in keys if grid.file(key).is_file()],
+            "error": next((grid.errors[key] for key in keys if key in grid.errors), None),
+            "model": first.model.name,
+            "loras": [{"file": file.name, "weight": weight} for file, weight in first.loras],
+            **asdict(first.request),
+        }
+
+    record = {
+        "name": grid.job.name,
+        "sheet": path.name,
+        "axes": {letter: described(axis) for letter, axis in zip("xyz", grid.plan.axes, strict=True) if axis},
+        "images_per_cell": grid.job.images_per_cell,
+        "cells": [cell_record(position, keys) for position, keys in sorted(grid.places.items())],
+    }
+    write_atomic(grid.folder / "grid.json", json.dumps(record, ensure_ascii=False, indent=1))
