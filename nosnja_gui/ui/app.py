@@ -1,0 +1,200 @@
+"""The window as a whole: its tabs, its server and its command line. Loads no torch, so that it opens at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import socket
+import sys
+import threading
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nosnja_gui.files import write_atomic
+from nosnja_gui.processes import is_alive, self_mark
+from nosnja_gui.settings import UserError
+from nosnja_gui.workspace import Workspace
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+PORTS = range(7860, 7900)
+USER = "nosnja"
+REFRESH_SECONDS = 2.0
+LARGEST_UPLOAD = "200mb"
+HEADER = """
+<div class="nosnja-header">
+  <svg viewBox="0 0 24 24" aria-hidden="true">
+    <path d="M12 1l3 5 6 0-3 6 3 6-6 0-3 5-3-5-6 0 3-6-3-6 6 0z"/><path class="in" d="M12 7l5 5-5 5-5-5z"/>
+  </svg>
+  <div><h1>Nošnja</h1><p>Train Stable Diffusion on your own pictures, and see what works</p></div>
+</div>"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Open the window and serve it until Ctrl+C. Exit code 2 with one sentence where that can't be."""
+    options = parser().parse_args(arguments)
+    workspace = Workspace(options.workspace.expanduser().absolute()) if options.workspace else Workspace.default()
+    try:
+        workspace.create()
+        if address := running_window(workspace):
+            print(f"The window is open already: {address}")
+            open_browser(address, options.no_browser)
+            return 0
+        serve(workspace, choose_port(options.port, "0.0.0.0" if options.listen else "127.0.0.1"), options.listen, options.no_browser)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="app.py", description="Opens Nošnja's window in the browser.")
+    made.add_argument("--port", type=int, help=f"port to serve at; otherwise the first free one from {PORTS.start}")
+    made.add_argument("--listen", action="store_true", help="let other machines in, with a password that is made and printed")
+    made.add_argument("--workspace", type=Path, help="folder of datasets, models and runs; otherwise `workspace` beside the program")
+    made.add_argument("--no-browser", action="store_true", help="only print the address")
+    return made
+
+
+def choose_port(wanted: int | None, address: str) -> int:
+    """The wanted port, or the first free one. Raises UserError where it is taken or no port at all."""
+    if wanted is not None and not 1 <= wanted <= 65535:
+        raise UserError(f"--port must be between 1 and 65535 (got {wanted}).")
+    for port in (wanted,) if wanted else PORTS:
+        with socket.socket() as probe:
+            # As the server will: on Linux a port that was served a moment ago counts as taken otherwise.
+            if os.name != "nt":
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((address, port))
+            except OSError:
+                continue
+            return port
+    taken = f"Port {wanted} is in use or not allowed" if wanted else f"All ports from {PORTS.start} to {PORTS.stop - 1} are in use"
+    raise UserError(f"{taken}: choose another one with --port.")
+
+
+def record(workspace: Workspace) -> Path:
+    """Where a window writes down that it serves this workspace, and at which address."""
+    return workspace.cache / "window.json"
+
+
+def running_window(workspace: Workspace) -> str | None:
+    """Address of the window that serves this workspace already. What a dead one left behind doesn't count."""
+    try:
+        values = json.loads(record(workspace).read_text(encoding="utf-8"))
+        return str(values["address"]) if is_alive(values["pid"], values["start"]) else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def open_browser(address: str, unwanted: bool) -> None:
+    # Without a screen Linux would open a text browser, in the terminal that shows our output.
+    no_screen = sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    if not unwanted and not no_screen:
+        webbrowser.open(address)
+
+
+def prepare_environment(workspace: Workspace) -> None:
+    """Before gradio is imported: it must not call outside, nor be opened to others by variables of the environment."""
+    for name in [name for name in os.environ if name.startswith("GRADIO_")]:
+        del os.environ[name]
+    os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_OFFLINE="1", GRADIO_TEMP_DIR=str(workspace.cache / "uploads"))
+    # gradio's first request goes to this very machine: not by a proxy, which could not reach it.
+    for name in ("NO_PROXY", "no_proxy"):
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "localhost,127.0.0.1"]))
+
+
+def serve(workspace: Workspace, port: int, listen: bool, no_browser: bool) -> None:
+    prepare_environment(workspace)
+    page = build(workspace)
+    password = secrets.token_urlsafe(24) if listen else ""
+    page.launch(**launch_settings(port, password))
+    address = f"http://127.0.0.1:{port}"
+    write_atomic(record(workspace), json.dumps({**self_mark(), "address": address}))
+    print(f"Nošnja's window: {address}  (workspace {workspace.root}; Ctrl+C ends it)", flush=True)
+    if listen:
+        print(f"Other machines: http://{socket.gethostname()}:{port}, user {USER}, password {password}", flush=True)
+    try:
+        open_browser(address, no_browser)
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        print("The window is closed; what is being trained goes on.")
+    finally:
+        record(workspace).unlink(missing_ok=True)
+        page.close(verbose=False)
+
+
+def build(workspace: Workspace) -> gr.Blocks:
+    """The page. Its timer is at top level, because one inside a tab that was never opened does not tick."""
+    import gradio as gr
+
+    from nosnja_gui.ui import result, runs
+    from nosnja_gui.ui.pictures import Pictures
+
+    pictures = Pictures(workspace.cache / "window-pictures")
+    gr.set_static_paths([pictures.folder])
+    with gr.Blocks(title="Nošnja", analytics_enabled=False, fill_width=True) as page:
+        gr.HTML(HEADER)
+        with gr.Tab("Result"):
+            panels = [result.build(workspace, pictures)]
+        with gr.Tab("Runs"):
+            panels.append(runs.build(workspace))
+        timer = gr.Timer(REFRESH_SECONDS)
+        for panel in panels:
+            gr.on(
+                [page.load, timer.tick],
+                panel.refresh,
+                panel.inputs,
+                panel.outputs,
+                show_progress="hidden",
+                trigger_mode="once",
+                api_visibility="private",
+            )
+    return page
+
+
+def launch_settings(port: int, password: str) -> dict[str, Any]:
+    """Everything said outright, nothing left to gradio's defaults that reach outside. With a password: open to other machines."""
+    from starlette.middleware import Middleware
+
+    from nosnja_gui.ui.guard import LOCAL_NAMES, Guard
+    from nosnja_gui.ui.theme import STYLE, theme
+
+    own = socket.gethostname().lower()
+    names = LOCAL_NAMES | {own, f"{own}.local"} if password else LOCAL_NAMES
+    return {
+        "server_name": "0.0.0.0" if password else "127.0.0.1",
+        "server_port": port,
+        "auth": (lambda user, given: user == USER and secrets.compare_digest(given.encode(), password.encode())) if password else None,
+        "app_kwargs": {
+            "middleware": [Middleware(Guard, names=names, any_address=bool(password))],
+            "openapi_url": None,
+            "docs_url": None,
+            "redoc_url": None,
+        },
+        "max_file_size": LARGEST_UPLOAD,
+        "allowed_paths": [],
+        "blocked_paths": [],
+        "share": False,
+        "inbrowser": False,
+        "inline": False,
+        "quiet": True,
+        "prevent_thread_lock": True,
+        "strict_cors": True,
+        "ssr_mode": False,
+        "pwa": False,
+        "mcp_server": False,
+        "enable_monitoring": False,
+        "run_history": False,
+        "footer_links": [],
+        "theme": theme(),
+        "css_paths": STYLE,
+        # Leaves out gradio's look at its own page, which gives up after three seconds: too few while a training keeps the machine busy.
+        "_frontend": False,
+    }
