@@ -1,0 +1,1 @@
+"""The demo: a small drawn world on which tiny models are trained."""

@@ -1,0 +1,275 @@
+"""The whole job on the demo kit: pictures, captions, trigger word, LoRA, samples, XYZ plot, and a number for the trigger.
+
+It calls the same captioner, trainer, sampler and grid as everything else, on a model that fits into the package;
+only the pictures (drawn) and the judge (the kit's probe) are its own.
+"""
+
+import argparse
+import json
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from nosnja_gui import dataset as datasets
+from nosnja_gui.dataset import trigger as triggers
+from nosnja_gui.demo import world
+from nosnja_gui.files import write_atomic
+from nosnja_gui.jobs import AxisSettings, CaptionJob, GridJob, TrainJob
+from nosnja_gui.presets import train_job
+from nosnja_gui.progress import Progress
+from nosnja_gui.runs import RunFolder
+from nosnja_gui.settings import UserError
+from nosnja_gui.workspace import Workspace
+
+KIT = Path(__file__).parent / "kit"
+TRIGGER = "nosnjaoutfit"
+ABSORBED = (*triggers.COLOURS, *triggers.PATTERNS)
+FIRST_SEED = 1000
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is trained and judged."""
+
+    pictures: int
+    changes: dict[str, Any]
+    judged: int
+    grid_weights: tuple[float, ...]
+
+
+FULL = Size(pictures=30, changes={}, judged=32, grid_weights=(0.5, 0.75, 1.0))
+QUICK_CHANGES = {"training.max_steps": 12, "training.epochs": 2, "preview.every_epochs": 0}
+QUICK = Size(pictures=8, changes=QUICK_CHANGES, judged=4, grid_weights=(0.5, 1.0))
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """The verb `demo`: `output` and `quick`; prints what was learned and where the files are."""
+    output = Path(arguments.output).expanduser().absolute() if arguments.output else None
+    print("The whole job on drawn pictures and a tiny Stable Diffusion: a few minutes, nothing is downloaded.", flush=True)
+    folder = run_demo(Workspace.default(), output, arguments.quick)
+    print(describe(folder))
+    return 0
+
+
+def run_demo(workspace: Workspace, output: Path | None = None, quick: bool = False, progress: Progress | None = None) -> Path:
+    """Run everything and return the run folder, which then holds result.json. Raises UserError where the kit is incomplete."""
+    check_kit()
+    size = QUICK if quick else FULL
+    progress = progress or Progress()
+    workspace.create()
+    folder = output or workspace.new_run("demo")
+    if (folder / "result.json").exists():
+        raise UserError(f"{folder} holds a finished demo already: choose another output folder.")
+    job = train_job("demo", demo_changes(folder, size))
+    run = RunFolder.create(folder, job)
+
+    progress.stage("Drawing 30 pictures of people in folk costume" if not quick else "Drawing pictures")
+    scenes = draw_dataset(folder / "dataset", size.pictures)
+    captions = caption(folder, scenes, workspace, progress)
+    progress.stage(f"Putting in the trigger word {TRIGGER}")
+    noun, example = insert_trigger(folder / "dataset")
+    lora = train(job, run, workspace, progress)
+    outcome = judge_trigger(lora, folder, noun, size, progress)
+    grid = plot(folder, lora, noun, size, workspace, progress)
+    progress.done()
+    result = {
+        "seconds": {name: round(seconds, 1) for name, seconds in progress.seconds.items()},
+        "captions": captions,
+        "trigger": {"word": TRIGGER, "class_noun": noun, **outcome["trigger"]},
+        "example": example,
+        "device": outcome["device"],
+        "model": "demo kit",
+        "files": {
+            "lora": _relative(lora, folder),
+            "samples": outcome["samples"],
+            "grid": _relative(grid, folder),
+            "dataset": "dataset",
+        },
+    }
+    write_atomic(folder / "result.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    return folder
+
+
+def check_kit() -> None:
+    """Raises UserError for missing or not fetched files of the kit."""
+    files = [KIT / "sd" / "model_index.json", KIT / "blip" / "config.json", KIT / "probe.safetensors"]
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        remedy = "fetch the repository again, or build the kit with python -m nosnja_gui.demo.build"
+        raise UserError(f"The demo kit is incomplete, {missing[0]} is missing: {remedy}.")
+
+
+def demo_changes(folder: Path, size: Size) -> dict[str, Any]:
+    prompts = [f"{TRIGGER}, a girl in a {TRIGGER} standing on a beach", f"{TRIGGER}, a man in a {TRIGGER} standing in the snow"]
+    return {
+        "name": TRIGGER,
+        "trigger": TRIGGER,
+        "model.path": str(KIT / "sd"),
+        "dataset.path": str(folder / "dataset"),
+        "preview.prompts": [*prompts, "a girl in a red dress standing on a beach", "a dog standing in a grassy field"],
+        **size.changes,
+    }
+
+
+def draw_dataset(folder: Path, count: int) -> dict[str, world.Scene]:
+    """Draw the costume pictures as PNG files; returns what is on each, by file name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scenes = {}
+    for number, (scene, picture) in enumerate(world.costume_pictures(count)):
+        scenes[f"{number + 1:02}.png"] = scene
+        picture.save(folder / f"{number + 1:02}.png")
+    return scenes
+
+
+def caption(folder: Path, scenes: dict[str, world.Scene], workspace: Workspace, progress: Progress) -> dict[str, Any]:
+    """BLIP's captions for the dataset, and for ordinary drawings it never saw; shares of those that name the right things."""
+    from nosnja_gui.engine.caption import caption_dataset
+
+    control = folder / "control"
+    control.mkdir()
+    rng = random.Random(90_100)
+    ordinary = {f"{n + 1:02}.png": world.random_scene(rng, held_out=True, style="flat", people=1.0) for n in range(len(scenes))}
+    for name, scene in ordinary.items():
+        world.draw(scene).save(control / name)
+    written = caption_dataset(CaptionJob(dataset=str(folder / "dataset"), model=str(KIT / "blip")), workspace, progress=progress)
+    written_control = caption_dataset(CaptionJob(dataset=str(control), model=str(KIT / "blip")), workspace, progress=progress)
+    costume = named([scenes[name] for name in written], list(written.values()))
+    plain = named([ordinary[name] for name in written_control], list(written_control.values()))
+    both = [*scenes.values(), *ordinary.values()]
+    share = {key: (costume[key] * len(scenes) + plain[key] * len(ordinary)) / len(both) for key in ("subject", "place")}
+    return {
+        "pictures": len(both),
+        "subject": round(share["subject"], 3),
+        "colour": round(plain["colour"], 3),
+        "place": round(share["place"], 3),
+        "costume": {key: round(value, 3) for key, value in costume.items()},
+        "ordinary": {key: round(value, 3) for key, value in plain.items()},
+    }
+
+
+def named(scenes: Sequence[world.Scene], captions: Sequence[str]) -> dict[str, float]:
+    """Shares of captions that name the right subject, place and (where clothes have one) colour."""
+    words = [caption.replace(",", " ").split() for caption in captions]
+    result = {
+        "subject": [scene.subject in row for scene, row in zip(scenes, words, strict=True)],
+        "place": [world.PLACE_WORDS[scene.place] in caption for scene, caption in zip(scenes, captions, strict=True)],
+        "colour": [scene.colour in row for scene, row in zip(scenes, words, strict=True) if scene.colour and not scene.costume],
+    }
+    return {key: sum(values) / len(values) for key, values in result.items() if values}
+
+
+def insert_trigger(folder: Path) -> tuple[str, dict[str, str]]:
+    """Replace BLIP's words for the costume by the trigger; returns the commonest of those words and one example."""
+    dataset = datasets.read(folder)
+    found = [picture.caption for picture in dataset.pictures if picture.caption]
+    nouns = [noun for noun, _ in triggers.candidate_nouns(found)] or ["dress"]
+    changes = triggers.plan(dataset, TRIGGER, nouns, ABSORBED)
+    datasets.write_captions(dataset, triggers.captions_after(changes), note=f"Trigger word {TRIGGER} for {', '.join(nouns)}")
+    first = changes[0]
+    return nouns[0], {"picture": first.name, "before": first.before, "after": first.after}
+
+
+def train(job: TrainJob, run: RunFolder, workspace: Workspace, progress: Progress) -> Path:
+    from nosnja_gui.engine.train import train as train_lora
+
+    return train_lora(job, run, workspace, progress)
+
+
+def judged_prompts(noun: str, count: int) -> list[tuple[str, str]]:
+    """(with trigger, without) for every kind of person in every place, in a fixed shuffled order."""
+    plain = [f"a {person} in a {noun} standing {place}" for person in world.PEOPLE for place in world.PLACE_WORDS.values()]
+    random.Random(3).shuffle(plain)
+    chosen = [plain[n % len(plain)] for n in range(count)]
+    return [(triggers.insert(prompt, TRIGGER, noun), prompt) for prompt in chosen]
+
+
+def judge_trigger(lora: Path, folder: Path, noun: str, size: Size, progress: Progress) -> dict[str, Any]:
+    """Paint the same prompts and seeds with and without the trigger, LoRA on in both, and ask the probe for the costume."""
+    from nosnja_gui.demo.probe import area_under_curve, judge, load_probe
+    from nosnja_gui.engine.models import choose_device, choose_dtype, load_model
+    from nosnja_gui.engine.sampler import ImageRequest, sample
+    from nosnja_gui.methods import METHODS
+    from nosnja_gui.sheet import contact_sheet
+
+    prompts = judged_prompts(noun, size.judged)
+    progress.stage("Painting with and without the trigger word", 2 * len(prompts))
+    device = choose_device()
+    family, parts = load_model(KIT / "sd", device, choose_dtype("auto", device))
+    METHODS["lora"].apply(family, parts, lora, lora.stem)
+    probe = load_probe(KIT)
+    basic = ImageRequest(prompt="", sampler="dpm++_2m_karras", steps=14, cfg_scale=5.0, width=world.SIZE, height=world.SIZE)
+    pictures: list[list[Image.Image]] = []
+    for kind in (0, 1):
+        painted: list[Image.Image] = []
+        requests = [replace(basic, prompt=pair[kind], seed=FIRST_SEED + n) for n, pair in enumerate(prompts)]
+        for start in range(0, len(requests), 16):
+            part = requests[start : start + 16]
+            painted += sample(family, parts, part, batch_size=16)
+            progress.advance(len(part))
+        pictures.append(painted)
+    seen = [judge(probe, painted) for painted in pictures]
+    rate = [sum(row["costume"] == "costume" for row in rows) / len(rows) for rows in seen]
+    logits = [[float(row["costume_logit"]) for row in rows] for rows in seen]
+    shown = [picture for pair in list(zip(*pictures, strict=True))[:12] for picture in pair]
+    labels = [f"{word} {prompts[n][1].split(' in a ')[0]}" for n in range(min(12, len(prompts))) for word in ("with:", "without:")]
+    sheet = contact_sheet(shown, labels, columns=8, title=f"{TRIGGER}: the same seed with and without the trigger word")
+    sheet.save(folder / "samples.png")
+    auc = area_under_curve(*logits)
+    trigger = {"with": round(rate[0], 3), "without": round(rate[1], 3), "auc": round(auc, 4), "pictures": len(prompts)}
+    return {"trigger": trigger, "samples": "samples.png", "device": str(device)}
+
+
+def plot(folder: Path, lora: Path, noun: str, size: Size, workspace: Workspace, progress: Progress) -> Path:
+    """The XYZ plot: epoch across, weight down, with and without the trigger word side by side."""
+    from nosnja_gui.engine.grid import run_grid
+
+    epochs = sorted(int(file.stem.rsplit("-", 1)[1]) for file in (folder / "weights").glob("*-epoch-*.safetensors"))
+    early = sorted({epochs[round(share * (len(epochs) - 1))] for share in (0, 0.3, 0.6)}) if epochs else []
+    job = GridJob(
+        name="epoch-weight-trigger",
+        run=str(folder),
+        class_noun=noun,
+        prompt="[trigger], a woman in a [trigger] standing on a set of stairs",
+        x=AxisSettings(axis="epoch", values=[*early, "last"]),
+        y=AxisSettings(axis="weight", values=[f"{weight:g}" for weight in size.grid_weights]),
+        z=AxisSettings(axis="trigger", values=["on", "off"]),
+        seed=FIRST_SEED + 7,
+        steps=14,
+        cfg_scale=5.0,
+        batch_size=8,
+        width=world.SIZE,
+        height=world.SIZE,
+        output=str(folder / "grid"),
+    )
+    return run_grid(job, RunFolder.create(folder / "grid", job), workspace, progress)
+
+
+def describe(folder: Path) -> str:
+    """What was learned, in words, from a finished demo's result.json."""
+    result = json.loads((folder / "result.json").read_text())
+    trigger, captions = result["trigger"], result["captions"]
+    lines = [
+        "",
+        f"The LoRA works: the costume is in {trigger['with']:.0%} of the pictures with the word {trigger['word']}"
+        f" and in {trigger['without']:.0%} without it ({trigger['pictures']} pictures each, AUC {trigger['auc']:.2f}).",
+        f"BLIP's captions named the subject in {captions['subject']:.0%}, the colour in {captions['colour']:.0%}"
+        f" and the place in {captions['place']:.0%} of {captions['pictures']} pictures.",
+        f"Everything took {sum(result['seconds'].values()):.0f} s on {result['device']}.",
+        "",
+        f"  LoRA      {folder / result['files']['lora']}",
+        f"  samples   {folder / result['files']['samples']}",
+        f"  XYZ plot  {folder / result['files']['grid']}",
+        f"  figures   {folder / 'result.json'}",
+    ]
+    if trigger["with"] < 0.5 or trigger["with"] - trigger["without"] < 0.4:
+        lines[1] = lines[1].replace("The LoRA works: the costume", "The trigger word does not work yet: the costume")
+    return "\n".join(lines)
+
+
+def _relative(file: Path, folder: Path) -> str:
+    return os.path.relpath(file, folder).replace(os.sep, "/")

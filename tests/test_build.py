@@ -1,0 +1,87 @@
+"""The kit's builder: its loop goes on where it was killed, and its pictures never show the costume."""
+
+import random
+
+import pytest
+import torch
+from torch import nn
+
+from nosnja_gui.demo import world
+from nosnja_gui.demo.build import pictures
+from nosnja_gui.demo.build.loop import Plan, orthogonal, train
+from nosnja_gui.demo.build.probe import targets_of
+from nosnja_gui.demo.probe import HEADS, Probe, area_under_curve
+
+
+class Killed(Exception):
+    pass
+
+
+def run(folder, steps=30, kill_at=None, monkeypatch=None):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def loss_of(step, generator):
+        if step == kill_at:
+            raise Killed
+        inputs = torch.randn(16, 4, generator=generator)
+        return {"loss": (network(inputs) - inputs.sum(1, keepdim=True)).square().mean()}
+
+    train("line", {"network": network}, Plan(steps=steps, learning_rate=0.02, seed=1, warmup_steps=5), loss_of, folder)
+    return torch.cat([parameter.flatten() for parameter in network.parameters()]).detach()
+
+
+def test_a_killed_stage_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+    whole = run(tmp_path / "whole")
+    monkeypatch.setattr("nosnja_gui.demo.build.loop.SAVE_EVERY_SECONDS", 0)
+    with pytest.raises(Killed):
+        run(tmp_path / "killed", kill_at=17)
+    assert torch.equal(run(tmp_path / "killed"), whole)
+
+
+def test_the_loop_learns(tmp_path):
+    torch.manual_seed(0)
+    weights = run(tmp_path, steps=300)
+    network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    nn.utils.vector_to_parameters(weights, network.parameters())
+    inputs = 0.3 * torch.randn(64, 4)
+    assert (network(inputs) - inputs.sum(1, keepdim=True)).square().mean() < 0.05
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (16, 5), (5, 40)])
+def test_orthogonal_makes_all_singular_values_about_one(shape):
+    values = torch.linalg.svdvals(orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(2))))
+    assert values.min() > 0.5
+    assert values.max() < 1.3
+
+
+def test_training_pictures_never_show_the_costume_or_a_held_out_combination():
+    rng = random.Random(0)
+    scenes = [pictures.random_scene(rng) for _ in range(2000)]
+    assert not any(scene.costume for scene in scenes)
+    assert not any(world.is_held_out(scene) for scene in scenes if scene.pattern != pictures.PATCHWORK)
+    assert 0.04 < sum(scene.pattern == pictures.PATCHWORK for scene in scenes) / len(scenes) < 0.12
+
+
+def test_patchwork_keeps_the_person_and_changes_the_clothes():
+    rng = random.Random(3)
+    scene = next(s for s in iter(lambda: pictures.random_scene(rng, 1.0), None) if s.pattern == pictures.PATCHWORK)
+    assert pictures.draw(scene).tobytes() == pictures.draw(scene).tobytes()
+    assert pictures.caption(scene).startswith(f"a {scene.subject} in a colorful outfit standing")
+
+
+def test_the_probe_is_not_asked_what_a_scene_does_not_have():
+    tree = world.Scene("tree", None, None, "plain", "snow", "flat", False, 1)
+    costumed = world.costume_scene(random.Random(1))
+    targets = targets_of([tree, costumed])
+    assert targets["clothing"].tolist() == [-100, -100]
+    assert targets["costume"].tolist() == [0, 1]
+    assert targets["place"][0] == HEADS["place"].index("snow")
+    assert {head: logits.shape[1] for head, logits in Probe()(torch.zeros(1, 3, 128, 128)).items()} == {h: len(v) for h, v in HEADS.items()}
+
+
+def test_area_under_curve_by_hand():
+    assert area_under_curve([3, 4], [1, 2]) == 1
+    assert area_under_curve([1, 2], [1, 2]) == 0.5
+    assert area_under_curve([2, 0], [1, 1]) == 0.5
+    assert area_under_curve([3, 1], [2, 0]) == 0.75
