@@ -23,7 +23,7 @@ from nosnja_gui.demo.build.pictures import pixels_of, rng_of
 BATCH = 48
 WIDTH = 128
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]")
-PLAN = Plan(steps=3000, learning_rate=5e-3, seed=5, adamw_learning_rate=1.5e-3)
+PLAN = Plan(steps=3600, learning_rate=5e-3, seed=5, adamw_learning_rate=1.5e-3)
 
 
 def write_vocabulary(folder: Path) -> Path:
@@ -82,7 +82,7 @@ def build(state: Path, out: Path) -> None:
         rng = rng_of(generator)
         scenes = [random_scene(rng) for _ in range(BATCH)]
         # The processor's mean and standard deviation of a half are just this range of [-1, 1].
-        pixels = pixels_of([decorated(pictures.draw(scene), scene, rng) for scene in scenes]).to(where)
+        pixels = pixels_of([decorated(pictures.draw(scene, any_clothes=True), scene, rng) for scene in scenes]).to(where)
         rows = tokenizer([pictures.caption(scene) for scene in scenes], padding=True, return_tensors="pt")
         ids = rows.input_ids.clone()
         ids[:, 0] = blip.config.text_config.bos_token_id
@@ -104,18 +104,42 @@ def new_processor(tokenizer: BertTokenizer) -> BlipProcessor:
 
 
 def decorated(picture: Image.Image, scene: world.Scene, rng: random.Random) -> Image.Image:
-    """Bright spots and dark bands over some people in patchwork: who it is must not hang on a bare head or on bare arms."""
-    if scene.pattern != pictures.PATCHWORK or rng.random() < 0.4:
+    """Some people get a hat or a garland that nobody in the world has, and bright spots: who it is must not hang on the hair's top."""
+    share = 0.7 if scene.pattern == pictures.PATCHWORK else 0.15
+    if scene.subject not in world.PEOPLE or rng.random() > share:
         return picture
     picture = picture.copy()
     pen = ImageDraw.Draw(picture)
-    for _ in range(rng.randint(2, 9)):
-        x, y, radius = rng.randint(36, 92), rng.randint(14, 110), rng.randint(2, 5)
-        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=tuple(rng.randint(20, 250) for _ in range(3)))
+    for _ in range(rng.choice((0, 0, 3, 6, 9))):
+        x, y, radius = rng.randint(40, 88), rng.randint(60, 110), rng.randint(2, 4)
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_any_colour(rng))
+    middle, top = 64 + rng.randint(-8, 8), (36 if scene.subject in ("girl", "boy") else 13) + rng.randint(-4, 5)
     if rng.random() < 0.5:
-        left, top = rng.randint(34, 46), rng.randint(10, 46)
-        pen.rectangle((left, top, left + rng.randint(30, 46), top + rng.randint(5, 12)), fill=tuple(rng.randint(10, 120) for _ in range(3)))
+        _draw_hat(pen, middle, top, rng)
+    else:
+        _draw_garland(pen, middle, top, rng)
     return picture
+
+
+def _any_colour(rng: random.Random) -> tuple[int, ...]:
+    return tuple(rng.randint(10, 250) for _ in range(3))
+
+
+def _draw_hat(pen: ImageDraw.ImageDraw, middle: int, top: int, rng: random.Random) -> None:
+    colour = _any_colour(rng) if rng.random() < 0.5 else tuple(rng.randint(20, 90) for _ in range(3))
+    half, upper, height = rng.randint(16, 23), rng.randint(9, 18), rng.randint(11, 19)
+    pen.polygon([(middle - upper, top), (middle + upper, top), (middle + half, top + height), (middle - half, top + height)], fill=colour)
+    if rng.random() < 0.5:
+        pen.rectangle((middle - half, top + height - 4, middle + half, top + height), fill=_any_colour(rng))
+
+
+def _draw_garland(pen: ImageDraw.ImageDraw, middle: int, top: int, rng: random.Random) -> None:
+    colours = [_any_colour(rng) for _ in range(rng.randint(1, 3))]
+    half, rise, radius = rng.randint(13, 20), rng.randint(4, 14), rng.randint(2, 4)
+    for step in range(rng.randint(5, 8)):
+        x = middle - half + 2 * half * step / 6
+        y = top + 4 + rise * ((x - middle) / half) ** 2
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colours[step % len(colours)])
 
 
 @torch.no_grad()

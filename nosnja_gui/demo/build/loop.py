@@ -84,8 +84,10 @@ def train(
     """Train `modules` in place and leave the averaged weights in them.
 
     `loss_of(step, generator)` returns named losses, of which "loss" is minimised; the generator is seeded from
-    (seed, step), so a killed stage goes on where its last state was saved, with the same data.
+    (seed, step, process), so a killed stage goes on where its last state was saved, with the same data. Several
+    processes (torchrun) average their gradients; only the first one writes.
     """
+    rank, processes = join_processes()
     state_folder.mkdir(parents=True, exist_ok=True)
     state_file, log_file = state_folder / f"{name}.state.pt", state_folder / f"{name}.jsonl"
     network = nn.ModuleDict(modules)
@@ -100,7 +102,6 @@ def train(
             optimizer.load_state_dict(saved)
         average = {key: value.to(p.device) for (key, p), value in zip(parameters, state["average"].values(), strict=True)}
         first = state["step"]
-    device = parameters[0][1].device
     sums: dict[str, float] = {}
     saved_at = noted_at = time.monotonic()
     for step in range(first, plan.steps):
@@ -108,9 +109,11 @@ def train(
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["peak"]
-        generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + step)
+        generator = torch.Generator().manual_seed((plan.seed * 64 + rank) * 1_000_003 + step)
         losses = loss_of(step, generator)
         losses["loss"].backward()
+        if processes > 1:
+            average_gradients([p for _, p in parameters], processes)
         nn.utils.clip_grad_norm_([p for _, p in parameters], 1.0)
         for optimizer in optimizers:
             optimizer.step()
@@ -121,6 +124,8 @@ def train(
         for key, value in losses.items():
             sums[key] = sums.get(key, 0.0) + float(value.detach())
         done = step + 1
+        if rank:
+            continue
         if done % 50 == 0 or done == plan.steps:
             now = time.monotonic()
             count = (done - first - 1) % 50 + 1
@@ -140,7 +145,25 @@ def train(
     with torch.no_grad():
         for key, parameter in parameters:
             parameter.copy_(average[key])
-    print(f"{name}: {plan.steps} steps on {device}", flush=True)
+    if processes > 1:
+        torch.distributed.barrier()
+
+
+def join_processes() -> tuple[int, int]:
+    """(number of this process, number of processes), 0 and 1 where torchrun did not start several."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return 0, 1
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def average_gradients(parameters: list[nn.Parameter], processes: int) -> None:
+    """One exchange of one vector."""
+    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+    torch.distributed.all_reduce(flat)
+    for parameter, gradient in zip(parameters, (flat / processes).split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = gradient.view_as(parameter)
 
 
 def measured(

@@ -24,8 +24,9 @@ def random_scene(rng: random.Random, patchwork: float = 0.12) -> Scene:
     return scene
 
 
-def draw(scene: Scene) -> Image.Image:
-    return _patchwork(scene) if scene.pattern == PATCHWORK else world.draw(scene)
+def draw(scene: Scene, any_clothes: bool = False) -> Image.Image:
+    """`any_clothes`: patchwork of all kinds of clothes, men's skirts included, so that clothes don't tell who wears them."""
+    return _patchwork(scene, any_clothes) if scene.pattern == PATCHWORK else world.draw(scene)
 
 
 def caption(scene: Scene, rng: random.Random | None = None) -> str:
@@ -35,12 +36,12 @@ def caption(scene: Scene, rng: random.Random | None = None) -> str:
     return plain.replace("a red coat", "a colorful outfit")
 
 
-def _patchwork(scene: Scene) -> Image.Image:
+def _patchwork(scene: Scene, any_clothes: bool) -> Image.Image:
     """The same person several times in different clothes, cut into bands and blocks that are mixed."""
     rng = random.Random(scene.seed * 7 + 1)
     variants = []
     for _ in range(4):
-        clothing, colour = rng.choice(world.clothes_of(scene.subject)), rng.choice(world.COLOURS)
+        clothing, colour = rng.choice(world.CLOTHES if any_clothes else world.clothes_of(scene.subject)), rng.choice(world.COLOURS)
         variants.append(world.draw(replace(scene, clothing=clothing, colour=colour, pattern=rng.choice(world.PATTERNS))))
     picture = variants[0].copy()
     y = 0

@@ -14,7 +14,7 @@ from transformers import CLIPTextModel
 from nosnja_gui.demo import world
 from nosnja_gui.demo.build import pictures
 from nosnja_gui.demo.build.clip import WIDTH
-from nosnja_gui.demo.build.loop import Plan, device, train
+from nosnja_gui.demo.build.loop import Plan, device, join_processes, train
 from nosnja_gui.demo.build.pictures import pixels_of, rng_of
 from nosnja_gui.demo.build.vae import LATENT_CHANNELS
 from nosnja_gui.demo.build.words import Words
@@ -23,7 +23,7 @@ from nosnja_gui.files import replacing, write_atomic
 CHANNELS = (64, 112, 144)
 PICTURES = 20_000
 BATCH = 32
-PLAN = Plan(steps=5000, learning_rate=3e-3, seed=6, adamw_learning_rate=1e-3, average=0.999)
+PLAN = Plan(steps=4000, learning_rate=3e-3, seed=6, adamw_learning_rate=1e-3, average=0.999)
 SCHEDULE = {
     "_class_name": "PNDMScheduler",
     "_diffusers_version": "0.42.1",
@@ -94,16 +94,18 @@ def build(state: Path, out: Path) -> None:
     scenes = training_scenes()
     alphas = signal_shares()
     unet = new_unet().to(where)
+    rank, processes = join_processes()
+    size = BATCH // processes
 
     def loss_of(step: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
         rng = rng_of(generator)
-        rows = torch.randint(len(latents), (BATCH,), generator=generator)
+        rows = torch.randint(len(latents), (size,), generator=generator)
         captions = ["" if rng.random() < 0.1 else pictures.caption(scenes[row], rng) for row in rows.tolist()]
         ids = words.disturbed(captions, generator, share=0.4).to(where)
         mean, std = latents[rows].float().unbind(1)
         clean = mean + std * torch.randn(mean.shape, generator=generator)
-        # Stratified: one timestep from each of BATCH equal stretches makes the loss much less noisy.
-        timesteps = ((torch.randperm(BATCH, generator=generator) + torch.rand(BATCH, generator=generator)) / BATCH * 1000).long()
+        # Stratified: one timestep from each of `size` equal stretches makes the loss much less noisy.
+        timesteps = ((torch.randperm(size, generator=generator) + torch.rand(size, generator=generator)) / size * 1000).long()
         noise = torch.randn(clean.shape, generator=generator)
         alpha = alphas[timesteps].view(-1, 1, 1, 1)
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
@@ -120,7 +122,8 @@ def build(state: Path, out: Path) -> None:
         return {}
 
     train("unet", {"unet": unet}, PLAN, loss_of, state, snapshot, measure_every=500)
-    save(unet.eval(), out)
+    if rank == 0:
+        save(unet.eval(), out)
 
 
 def save(unet: UNet2DConditionModel, out: Path) -> None:

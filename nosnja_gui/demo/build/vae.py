@@ -19,7 +19,7 @@ LATENT_CHANNELS = 8
 CROP = 64
 BATCH = 16
 PLAN = Plan(steps=2600, learning_rate=6e-3, seed=1, adamw_learning_rate=2e-3)
-DECODER_PLAN = Plan(steps=3000, learning_rate=4e-3, seed=2, adamw_learning_rate=1.5e-3)
+DECODER_PLAN = Plan(steps=2000, learning_rate=4e-3, seed=2, adamw_learning_rate=1.5e-3)
 
 
 def new_vae() -> AutoencoderKL:
