@@ -1,11 +1,15 @@
 """Every test is offline, quiet and in a workspace of its own; torch gets one thread, as tiny models are slower with more."""
 
 import os
+import signal
 import sys
 
 import pytest
 
 os.environ.update(HF_HUB_OFFLINE="1", GRADIO_ANALYTICS_ENABLED="False", OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false")
+
+# A shell that puts the tests into the background lets them ignore Ctrl-C, which some of them are about.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
