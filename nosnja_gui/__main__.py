@@ -162,9 +162,12 @@ def settled(text: str, folder: Path, beside: Path | None = None) -> str:
 
 def add_demo(verbs: Any) -> None:
     about = "show the whole job on drawn pictures and a tiny model: captions, trigger word, training, samples, comparison"
-    added = _verb(verbs, "demo", demo, about, "demo", "demo --quick --output my-demo", more="Needs no download and no GPU.")
+    examples = ("demo", "demo --quick --output my-demo", "demo --draw dog")
+    added = _verb(verbs, "demo", demo, about, *examples, more="Needs no download and no GPU.")
     added.add_argument("--output", metavar="FOLDER", help="where everything goes (else a new folder in the workspace's runs)")
     added.add_argument("--quick", action="store_true", help="shorter training and fewer pictures: to see that it works")
+    drawn = "only draw a dataset to try things on: people in folk costume, 8-bit pictures, or one particular dog"
+    added.add_argument("--draw", choices=("costume", "style", "dog"), help=drawn)
 
 
 def demo(arguments: argparse.Namespace) -> int:
@@ -235,6 +238,9 @@ def caption(arguments: argparse.Namespace) -> int:
 
     with working(run, stop_when_asked):
         captions = caption_dataset(job, workspace, log=run.log() if run else None, progress=Progress())
+    if not captions:
+        print(f"Every picture in {job.dataset} has a caption already; add --overwrite to write them anew.")
+        return 0
     print(f"{len(captions)} pictures have got captions in {job.dataset}")
     for name, text in list(captions.items())[:5]:
         print(f"  {name}: {text}")

@@ -48,8 +48,13 @@ QUICK = Size(pictures=8, changes=QUICK_CHANGES, judged=4, grid_weights=(0.5, 1.0
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """The verb `demo`: `output` and `quick`; prints what was learned and where the files are."""
+    """The verb `demo`: `output`, `quick` and `draw`; prints what was learned and where the files are."""
     output = Path(arguments.output).expanduser().absolute() if arguments.output else None
+    if arguments.draw:
+        folder = output or Workspace.default().create().datasets / f"demo-{arguments.draw}"
+        print(f"{draw_dataset(arguments.draw, folder)} pictures are in {folder}.")
+        print(f"Next: caption them with --model {KIT / 'blip'}, put in a trigger word, train with --preset demo --model {KIT / 'sd'}.")
+        return 0
     print("The whole job on drawn pictures and a tiny Stable Diffusion: a few minutes, nothing is downloaded.", flush=True)
     folder = run_demo(Workspace.default(), output, arguments.quick)
     print(describe(folder))
@@ -69,7 +74,8 @@ def run_demo(workspace: Workspace, output: Path | None = None, quick: bool = Fal
     run = RunFolder.create(folder, job)
 
     progress.stage("Drawing 30 pictures of people in folk costume" if not quick else "Drawing pictures")
-    scenes = draw_dataset(folder / "dataset", size.pictures)
+    scenes = {f"{n + 1:02}.png": scene for n, (scene, _) in enumerate(world.costume_pictures(size.pictures))}
+    draw_dataset("costume", folder / "dataset", size.pictures)
     captions = caption(folder, scenes, workspace, progress)
     progress.stage(f"Putting in the trigger word {TRIGGER}")
     noun, example = insert_trigger(folder / "dataset")
@@ -116,14 +122,20 @@ def demo_changes(folder: Path, size: Size) -> dict[str, Any]:
     }
 
 
-def draw_dataset(folder: Path, count: int) -> dict[str, world.Scene]:
-    """Draw the costume pictures as PNG files; returns what is on each, by file name."""
+DATASETS = {"costume": (world.costume_pictures, 30), "style": (world.style_pictures, 30), "dog": (world.dog_pictures, 12)}
+"""What can be drawn: people in folk costume, 8-bit pictures of everything, one particular dog; and how many pictures of it."""
+
+
+def draw_dataset(name: str, folder: Path, count: int | None = None) -> int:
+    """Draw a dataset as PNG files 01.png, 02.png ... without captions. Raises UserError where there are files already."""
+    if folder.is_dir() and any(folder.iterdir()):
+        raise UserError(f"{folder} is not empty: choose another output folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    scenes = {}
-    for number, (scene, picture) in enumerate(world.costume_pictures(count)):
-        scenes[f"{number + 1:02}.png"] = scene
+    pictures, usual = DATASETS[name]
+    drawn = pictures(count or usual)
+    for number, (_, picture) in enumerate(drawn):
         picture.save(folder / f"{number + 1:02}.png")
-    return scenes
+    return len(drawn)
 
 
 def caption(folder: Path, scenes: dict[str, world.Scene], workspace: Workspace, progress: Progress) -> dict[str, Any]:
@@ -182,7 +194,8 @@ def train(job: TrainJob, run: RunFolder, workspace: Workspace, progress: Progres
 
 def judged_prompts(noun: str, count: int) -> list[tuple[str, str]]:
     """(with trigger, without) for every kind of person in every place, in a fixed shuffled order."""
-    plain = [f"a {person} in a {noun} standing {place}" for person in world.PEOPLE for place in world.PLACE_WORDS.values()]
+    article = "an" if noun[0] in "aeiou" else "a"
+    plain = [f"a {person} in {article} {noun} standing {place}" for person in world.PEOPLE for place in world.PLACE_WORDS.values()]
     random.Random(3).shuffle(plain)
     chosen = [plain[n % len(plain)] for n in range(count)]
     return [(triggers.insert(prompt, TRIGGER, noun), prompt) for prompt in chosen]
