@@ -3,6 +3,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from nosnja_gui import events
@@ -69,6 +70,23 @@ def test_a_stopped_and_resumed_training_ends_with_the_same_bits(workspace, monke
     assert run.status().state == "finished"
     assert digest(final) == digest(whole)
     assert [event.done for event in said(run, events.Started)] == [0, 1, 5, 8]
+
+
+def test_eight_bit_states_are_resumed_exactly(workspace, monkeypatch):
+    """bitsandbytes quantises tensors of 4,096 elements and more only, so the rank is high enough for that."""
+    changes = {"optimizer__name": "adamw8bit", "lora__rank": 512, "training__max_steps": 5, "training__epochs": 3}
+    whole, _ = trained(workspace, "eight-bit-whole", **changes)
+    wanted = job(**changes)
+    run = run_of(workspace, "eight-bit-parts", wanted)
+    kept: list[training.Training] = []
+    with monkeypatch.context() as patch:
+        stop_after(run, 3, patch)
+        begin = training.begin
+        patch.setattr(training, "begin", lambda *given: kept.append(begin(*given)) or kept[0])
+        train(wanted, run, workspace)
+    kinds = {value.dtype for state in kept[0].optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)}
+    assert torch.uint8 in kinds
+    assert digest(train(wanted, run, workspace)) == digest(whole)
 
 
 def test_looking_in_between_does_not_change_the_training(workspace):
