@@ -97,8 +97,11 @@ class Window:
 def window(tmp_path_factory):
     opened = Window(tmp_path_factory.mktemp("window"))
     yield opened
-    opened.process.send_signal(signal.SIGINT)
-    assert opened.process.wait(20) == 0
+    try:
+        opened.process.send_signal(signal.SIGINT)
+        assert opened.process.wait(20) == 0
+    finally:
+        opened.process.kill()
     assert not app.record(opened.workspace).exists()
 
 

@@ -31,6 +31,8 @@ def main() -> int:
             continue
         began = time.monotonic()
         good = run(stage, arguments) is not False
+        for file in arguments.out.rglob("*.safetensors"):
+            file.chmod(0o644)  # written as private by safetensors
         arguments.state.mkdir(parents=True, exist_ok=True)
         done.write_text(f"{time.monotonic() - began:.0f} s\n")
         print(f"{stage}: {time.monotonic() - began:.0f} s", flush=True)

@@ -1,10 +1,12 @@
 """Stage `clip`: a small CLIP on picture and caption (Radford et al. 2021). Its text half is the Stable Diffusion's text encoder."""
 
 import random
+import shutil
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPVisionConfig
 
@@ -13,6 +15,7 @@ from nosnja_gui.demo.build import pictures
 from nosnja_gui.demo.build.loop import Plan, device, train
 from nosnja_gui.demo.build.pictures import pixels_of, rng_of
 from nosnja_gui.demo.build.words import FIRST_TOKEN, LAST_TOKEN, Words
+from nosnja_gui.files import replacing
 
 WIDTH = 80
 LENGTH = 32
@@ -75,13 +78,21 @@ def build(state: Path, out: Path, words_folder: Path, text_encoder_out: Path) ->
 
     train("clip", {"clip": clip, "heads": heads}, PLAN, loss_of, state, lambda m: quality(m["clip"], words), measure_every=500)
     clip.eval().half().save_pretrained(out)
-    words.tokenizer.save_pretrained(out)
+    shutil.copytree(words_folder, out, dirs_exist_ok=True)  # save_pretrained would write one tokenizer.json of thrice the size
     size = {"height": world.SIZE, "width": world.SIZE}
     half = [0.5, 0.5, 0.5]
     CLIPImageProcessorPil(size=size, crop_size=size, image_mean=half, image_std=half, do_center_crop=False).save_pretrained(out)
     encoder = CLIPTextModel(clip.config.text_config)
     encoder.load_state_dict(text_state(clip))
     encoder.half().save_pretrained(text_encoder_out)
+    give_classic_names(text_encoder_out / "model.safetensors")
+
+
+def give_classic_names(file: Path) -> None:
+    """`text_model.` before every name, as in all published Stable Diffusions; transformers 5.6 stopped writing it."""
+    state = {f"text_model.{key.removeprefix('text_model.')}": value for key, value in load_file(file).items()}
+    with replacing(file) as temporary:
+        save_file(state, temporary, metadata={"format": "pt"})
 
 
 def text_state(clip: CLIPModel) -> dict[str, torch.Tensor]:
