@@ -8,8 +8,9 @@ import argparse
 import json
 import os
 import random
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ KIT = Path(__file__).parent / "kit"
 TRIGGER = "nosnjaoutfit"
 ABSORBED = (*triggers.COLOURS, *triggers.PATTERNS)
 FIRST_SEED = 1000
+STEPS, CFG_SCALE = 14, 4.0
+PAINTED_AT_ONCE = 16
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 def run_demo(workspace: Workspace, output: Path | None = None, quick: bool = False, progress: Progress | None = None) -> Path:
     """Run everything and return the run folder, which then holds result.json. Raises UserError where the kit is incomplete."""
+    began = time.monotonic()
     check_kit()
     size = QUICK if quick else FULL
     progress = progress or Progress()
@@ -73,20 +77,20 @@ def run_demo(workspace: Workspace, output: Path | None = None, quick: bool = Fal
     job = train_job("demo", demo_changes(folder, size))
     run = RunFolder.create(folder, job)
 
-    progress.stage("Drawing 30 pictures of people in folk costume" if not quick else "Drawing pictures")
+    progress.stage("Drawing the pictures")
     scenes = {f"{n + 1:02}.png": scene for n, (scene, _) in enumerate(world.costume_pictures(size.pictures))}
     draw_dataset("costume", folder / "dataset", size.pictures)
     captions = caption(folder, scenes, workspace, progress)
-    progress.stage(f"Putting in the trigger word {TRIGGER}")
+    progress.stage("Putting in the trigger word")
     noun, example = insert_trigger(folder / "dataset")
     lora = train(job, run, workspace, progress)
     outcome = judge_trigger(lora, folder, noun, size, progress)
-    grid = plot(folder, lora, noun, size, workspace, progress)
+    grid = plot(folder, size, workspace, progress)
     progress.done()
     result = {
-        "seconds": {name: round(seconds, 1) for name, seconds in progress.seconds.items()},
+        "seconds": {name: round(seconds, 1) for name, seconds in {**progress.seconds, "total": time.monotonic() - began}.items()},
         "captions": captions,
-        "trigger": {"word": TRIGGER, "class_noun": noun, **outcome["trigger"]},
+        "trigger": {"word": TRIGGER, "class_noun_word": noun, **outcome["trigger"]},
         "example": example,
         "device": outcome["device"],
         "model": "demo kit",
@@ -192,68 +196,89 @@ def train(job: TrainJob, run: RunFolder, workspace: Workspace, progress: Progres
     return train_lora(job, run, workspace, progress)
 
 
-def judged_prompts(noun: str, count: int) -> list[tuple[str, str]]:
-    """(with trigger, without) for every kind of person in every place, in a fixed shuffled order."""
+def judged_prompts(noun: str, count: int) -> dict[str, list[str]]:
+    """The same people in the same places in four ways: with the trigger, in ordinary clothes, in none named, with the class noun.
+
+    Ordinary clothes are what somebody would write who doesn't want the costume; the other two are harder to keep apart from it.
+    """
     article = "an" if noun[0] in "aeiou" else "a"
-    plain = [f"a {person} in {article} {noun} standing {place}" for person in world.PEOPLE for place in world.PLACE_WORDS.values()]
-    random.Random(3).shuffle(plain)
-    chosen = [plain[n % len(plain)] for n in range(count)]
-    return [(triggers.insert(prompt, TRIGGER, noun), prompt) for prompt in chosen]
+    people = [(person, place) for person in world.PEOPLE for place in world.PLACE_WORDS.values()]
+    rng = random.Random(3)
+    rng.shuffle(people)
+    chosen = [people[n % len(people)] for n in range(count)]
+    clothes = [f"{rng.choice(world.COLOURS)} {rng.choice(world.clothes_of(person))}" for person, _ in chosen]
+    named = [f"a {person} in {article} {noun} standing {place}" for person, place in chosen]
+    return {
+        "with": [triggers.insert(prompt, TRIGGER, noun) for prompt in named],
+        "without": [f"a {person} in a {worn} standing {place}" for (person, place), worn in zip(chosen, clothes, strict=True)],
+        "without_clothes": [f"a {person} standing {place}" for person, place in chosen],
+        "class_noun": named,
+    }
 
 
 def judge_trigger(lora: Path, folder: Path, noun: str, size: Size, progress: Progress) -> dict[str, Any]:
-    """Paint the same prompts and seeds with and without the trigger, LoRA on in both, and ask the probe for the costume."""
+    """Paint the prompts at the same seeds, the LoRA on in all of them, and ask the probe for the costume."""
     from nosnja_gui.demo.probe import area_under_curve, judge, load_probe
     from nosnja_gui.engine.models import choose_device, choose_dtype, load_model
-    from nosnja_gui.engine.sampler import ImageRequest, sample
+    from nosnja_gui.engine.sampler import sample
     from nosnja_gui.methods import METHODS
-    from nosnja_gui.sheet import contact_sheet
 
     prompts = judged_prompts(noun, size.judged)
-    progress.stage("Painting with and without the trigger word", 2 * len(prompts))
+    progress.stage("Painting with and without the trigger word", sum(map(len, prompts.values())))
     device = choose_device()
     family, parts = load_model(KIT / "sd", device, choose_dtype("auto", device))
     METHODS["lora"].apply(family, parts, lora, lora.stem)
     probe = load_probe(KIT)
-    basic = ImageRequest(prompt="", sampler="dpm++_2m_karras", steps=14, cfg_scale=5.0, width=world.SIZE, height=world.SIZE)
-    pictures: list[list[Image.Image]] = []
-    for kind in (0, 1):
-        painted: list[Image.Image] = []
-        requests = [replace(basic, prompt=pair[kind], seed=FIRST_SEED + n) for n, pair in enumerate(prompts)]
-        for start in range(0, len(requests), 16):
-            part = requests[start : start + 16]
-            painted += sample(family, parts, part, batch_size=16)
+    pictures: dict[str, list[Image.Image]] = {}
+    for kind, texts in prompts.items():
+        requests = [image_request(prompt, FIRST_SEED + n) for n, prompt in enumerate(texts)]
+        pictures[kind] = []
+        for start in range(0, len(requests), PAINTED_AT_ONCE):
+            part = requests[start : start + PAINTED_AT_ONCE]
+            pictures[kind] += sample(family, parts, part, batch_size=PAINTED_AT_ONCE)
             progress.advance(len(part))
-        pictures.append(painted)
-    seen = [judge(probe, painted) for painted in pictures]
-    rate = [sum(row["costume"] == "costume" for row in rows) / len(rows) for rows in seen]
-    logits = [[float(row["costume_logit"]) for row in rows] for rows in seen]
-    shown = [picture for pair in list(zip(*pictures, strict=True))[:12] for picture in pair]
-    labels = [f"{word} {prompts[n][1].split(' in a ')[0]}" for n in range(min(12, len(prompts))) for word in ("with:", "without:")]
-    sheet = contact_sheet(shown, labels, columns=8, title=f"{TRIGGER}: the same seed with and without the trigger word")
-    sheet.save(folder / "samples.png")
-    auc = area_under_curve(*logits)
-    trigger = {"with": round(rate[0], 3), "without": round(rate[1], 3), "auc": round(auc, 4), "pictures": len(prompts)}
-    return {"trigger": trigger, "samples": "samples.png", "device": str(device)}
+    seen = {kind: judge(probe, painted) for kind, painted in pictures.items()}
+    rates = {kind: round(sum(row["costume"] == "costume" for row in rows) / len(rows), 3) for kind, rows in seen.items()}
+    logits = {kind: [float(row["costume_logit"]) for row in rows] for kind, rows in seen.items()}
+    auc = round(area_under_curve(logits["with"], logits["without"]), 4)
+    save_samples(pictures, prompts, folder / "samples.png")
+    return {"trigger": {**rates, "auc": auc, "pictures": size.judged}, "samples": "samples.png", "device": str(device)}
 
 
-def plot(folder: Path, lora: Path, noun: str, size: Size, workspace: Workspace, progress: Progress) -> Path:
+def image_request(prompt: str, seed: int) -> Any:
+    from nosnja_gui.engine.sampler import ImageRequest
+
+    return ImageRequest(prompt, seed=seed, steps=STEPS, cfg_scale=CFG_SCALE, width=world.SIZE, height=world.SIZE)
+
+
+def save_samples(pictures: dict[str, list[Image.Image]], prompts: dict[str, list[str]], file: Path) -> None:
+    """Twelve pairs of pictures, with and without the trigger."""
+    from nosnja_gui.sheet import contact_sheet
+
+    shown, labels = [], []
+    for n in range(min(12, len(prompts["with"]))):
+        shown += [pictures["with"][n], pictures["without"][n]]
+        labels += [f"with {TRIGGER}", prompts["without"][n]]
+    contact_sheet(shown, labels, columns=8, title=f"{TRIGGER}: the same seeds with and without the trigger word").save(file)
+
+
+def plot(folder: Path, size: Size, workspace: Workspace, progress: Progress) -> Path:
     """The XYZ plot: epoch across, weight down, with and without the trigger word side by side."""
     from nosnja_gui.engine.grid import run_grid
 
     epochs = sorted(int(file.stem.rsplit("-", 1)[1]) for file in (folder / "weights").glob("*-epoch-*.safetensors"))
     early = sorted({epochs[round(share * (len(epochs) - 1))] for share in (0, 0.3, 0.6)}) if epochs else []
     job = GridJob(
-        name="epoch-weight-trigger",
+        name=f"{TRIGGER}-xyz",
         run=str(folder),
-        class_noun=noun,
+        class_noun="red dress",
         prompt="[trigger], a woman in a [trigger] standing on a set of stairs",
         x=AxisSettings(axis="epoch", values=[*early, "last"]),
         y=AxisSettings(axis="weight", values=[f"{weight:g}" for weight in size.grid_weights]),
         z=AxisSettings(axis="trigger", values=["on", "off"]),
         seed=FIRST_SEED + 7,
-        steps=14,
-        cfg_scale=5.0,
+        steps=STEPS,
+        cfg_scale=CFG_SCALE,
         batch_size=8,
         width=world.SIZE,
         height=world.SIZE,
@@ -269,10 +294,12 @@ def describe(folder: Path) -> str:
     lines = [
         "",
         f"The LoRA works: the costume is in {trigger['with']:.0%} of the pictures with the word {trigger['word']}"
-        f" and in {trigger['without']:.0%} without it ({trigger['pictures']} pictures each, AUC {trigger['auc']:.2f}).",
+        f" and in {trigger['without']:.0%} where other clothes are named ({trigger['pictures']} pictures each, AUC {trigger['auc']:.2f}).",
+        f"Where no clothes are named it is in {trigger['without_clothes']:.0%}, and the class noun '{trigger['class_noun_word']}' alone,"
+        f" which is closest to it, brings it in {trigger['class_noun']:.0%}.",
         f"BLIP's captions named the subject in {captions['subject']:.0%}, the colour in {captions['colour']:.0%}"
         f" and the place in {captions['place']:.0%} of {captions['pictures']} pictures.",
-        f"Everything took {sum(result['seconds'].values()):.0f} s on {result['device']}.",
+        f"Everything took {result['seconds']['total']:.0f} s on {result['device']}.",
         "",
         f"  LoRA      {folder / result['files']['lora']}",
         f"  samples   {folder / result['files']['samples']}",

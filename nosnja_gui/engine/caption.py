@@ -87,11 +87,11 @@ def _caption(
     if pictures:
         tell(Stage(name="loading the captioner"))
         if progress:
-            progress.stage("loading the captioner")
+            progress.stage("Loading the captioner")
         model = find_captioner_model(captioner, job.model, workspace.models)
         loaded = captioner.load(model, device, choose_dtype(job.precision, device))
         if progress:
-            progress.stage("captioning", len(pictures))
+            progress.stage("Captioning", len(pictures))
         writer = _Writer(dataset, f"captions by {captioner.title}", written, tell)
         try:
             _caption_pictures(job, loaded, pictures, writer, tell, progress)

@@ -103,6 +103,7 @@ def train(
         average = {key: value.to(p.device) for (key, p), value in zip(parameters, state["average"].values(), strict=True)}
         first = state["step"]
     sums: dict[str, float] = {}
+    count = 0
     saved_at = noted_at = time.monotonic()
     for step in range(first, plan.steps):
         rate = _rate(step, plan)
@@ -123,15 +124,15 @@ def train(
             torch._foreach_lerp_(list(average.values()), [p.detach() for _, p in parameters], 1 - decay)
         for key, value in losses.items():
             sums[key] = sums.get(key, 0.0) + float(value.detach())
+        count += 1
         done = step + 1
         if rank:
             continue
         if done % 50 == 0 or done == plan.steps:
             now = time.monotonic()
-            count = (done - first - 1) % 50 + 1
             note = {"step": done, "of": plan.steps, "ms": round((now - noted_at) / count * 1e3)}
             note |= {name: round(total / count, 5) for name, total in sums.items()}
-            sums, noted_at = {}, now
+            sums, noted_at, count = {}, now, 0
             if measure and (done % measure_every == 0 or done == plan.steps):
                 note |= measured(network, parameters, average, modules, measure)
                 noted_at = time.monotonic()

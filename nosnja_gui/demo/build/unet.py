@@ -23,7 +23,7 @@ from nosnja_gui.files import replacing, write_atomic
 CHANNELS = (64, 112, 144)
 PICTURES = 20_000
 BATCH = 32
-PLAN = Plan(steps=4000, learning_rate=3e-3, seed=6, adamw_learning_rate=1e-3, average=0.999)
+PLAN = Plan(steps=3100, learning_rate=3e-3, seed=6, adamw_learning_rate=1e-3, average=0.999)
 SCHEDULE = {
     "_class_name": "PNDMScheduler",
     "_diffusers_version": "0.42.1",
