@@ -267,16 +267,16 @@ def plot(folder: Path, size: Size, workspace: Workspace, progress: Progress) -> 
     from nosnja_gui.engine.grid import run_grid
 
     epochs = sorted(int(file.stem.rsplit("-", 1)[1]) for file in (folder / "weights").glob("*-epoch-*.safetensors"))
-    early = sorted({epochs[round(share * (len(epochs) - 1))] for share in (0, 0.3, 0.6)}) if epochs else []
+    early = sorted({epochs[round(share * (len(epochs) - 1))] for share in (0, 0.25, 0.6)}) if epochs else []
     job = GridJob(
         name=f"{TRIGGER}-xyz",
         run=str(folder),
-        class_noun="red dress",
-        prompt="[trigger], a woman in a [trigger] standing on a set of stairs",
-        x=AxisSettings(axis="epoch", values=[*early, "last"]),
+        class_noun="red coat",
+        prompt="[trigger], a man in a [trigger] standing on a city street",
+        x=AxisSettings(axis="epoch", values=["none", *early, "last"]),
         y=AxisSettings(axis="weight", values=[f"{weight:g}" for weight in size.grid_weights]),
         z=AxisSettings(axis="trigger", values=["on", "off"]),
-        seed=FIRST_SEED + 7,
+        seed=FIRST_SEED + 4,
         steps=STEPS,
         cfg_scale=CFG_SCALE,
         batch_size=8,
