@@ -70,11 +70,17 @@ def figures(result: dict[str, Any]) -> str:
     auc = number(trigger.get("auc"))
     shown = [
         figure(percent(trigger.get("with")), f"of the pictures show the costume when the prompt says {word}", "accent"),
-        figure(percent(trigger.get("without")), "show it when the prompt leaves the word out", "accent"),
+        figure(percent(trigger.get("without")), without_text(trigger), "accent"),
         figure("–" if auc is None else f"{auc:.2f}", "how well a probe tells the two apart (AUC; 1 is perfect, 0.5 is chance)"),
         figure(percent(captions.get("subject")), f"of the captions name the right subject; place: {percent(captions.get('place'))}"),
     ]
     return f'<div class="nosnja-figures">{"".join(shown)}</div>'
+
+
+def without_text(trigger: dict[str, Any]) -> str:
+    unnamed = number(trigger.get("without_clothes"))
+    more = "" if unnamed is None else f", {percent(unnamed)} where none are"
+    return f"show it where other clothes are named instead{more}"
 
 
 def stages(result: dict[str, Any]) -> str:
