@@ -1,16 +1,23 @@
 """The kit's builder: its loop goes on where it was killed, and its pictures never show the costume."""
 
+import dataclasses
 import random
+import shutil
 
 import pytest
 import torch
 from torch import nn
 
+from nosnja_gui import weights
 from nosnja_gui.demo import world
-from nosnja_gui.demo.build import pictures
+from nosnja_gui.demo.build import __main__ as build
+from nosnja_gui.demo.build import blip, clip, pictures, probe, unet, vae
 from nosnja_gui.demo.build.loop import Plan, orthogonal, train
 from nosnja_gui.demo.build.probe import targets_of
 from nosnja_gui.demo.probe import HEADS, Probe, area_under_curve
+from nosnja_gui.demo.run import KIT
+from nosnja_gui.engine.models import load_model
+from nosnja_gui.engine.sampler import ImageRequest, sample
 
 
 class Killed(Exception):
@@ -87,3 +94,27 @@ def test_area_under_curve_by_hand():
     assert area_under_curve([1, 2], [1, 2]) == 0.5
     assert area_under_curve([2, 0], [1, 1]) == 0.5
     assert area_under_curve([3, 1], [2, 0]) == 0.75
+
+
+def test_every_stage_builds_its_part_and_the_whole_loads(tmp_path, monkeypatch, capsys):
+    """Two steps a stage: what comes out paints noise, but it is complete, and a second call finds all stages done."""
+    for module, name in ((vae, "PLAN"), (vae, "DECODER_PLAN"), (clip, "PLAN"), (probe, "PLAN"), (unet, "PLAN"), (blip, "PLAN")):
+        monkeypatch.setattr(module, name, dataclasses.replace(getattr(module, name), steps=2))
+    for module in (vae, clip, probe, blip):
+        monkeypatch.setattr(module, "quality", lambda *given: {"measured": 1.0})
+        monkeypatch.setattr(module, "BATCH", 4)
+    monkeypatch.setattr(unet, "PICTURES", 8)
+    monkeypatch.setattr(unet, "BATCH", 4)
+    out = tmp_path / "kit"
+    shutil.copytree(KIT / "sd" / "tokenizer", out / "sd" / "tokenizer")  # the vocabulary would be fetched otherwise
+    words = ["--out", str(out), "--state", str(tmp_path / "state"), "--stages", *build.STAGES[:-1]]
+    assert build.main(words) == 0
+    family, parts = load_model(out / "sd", torch.device("cpu"), torch.float32)
+    picture = sample(family, parts, [ImageRequest("a girl", steps=1, width=128, height=128)])[0]
+    assert picture.size == (128, 128)
+    assert {file.relative_to(KIT) for file in KIT.rglob("*.safetensors")} == {file.relative_to(out) for file in out.rglob("*.safetensors")}
+    for file in KIT.rglob("*.safetensors"):
+        assert weights.header(out / file.relative_to(KIT)).keys() == weights.header(file).keys(), file
+    capsys.readouterr()
+    assert build.main(words) == 0
+    assert capsys.readouterr().out.count("done before") == len(build.STAGES) - 1

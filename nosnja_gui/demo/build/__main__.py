@@ -16,13 +16,13 @@ from nosnja_gui.demo.run import KIT
 STAGES = ("words", "vae", "clip", "probe", "latents", "unet", "decoder", "blip", "quality")
 
 
-def main() -> int:
+def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m nosnja_gui.demo.build", description=__doc__)
     parser.add_argument("--out", type=Path, default=KIT, help="where the kit goes (the package's own by default)")
     parser.add_argument("--state", type=Path, default=Path("workspace/kit-state"), help="where unfinished stages keep their state")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES, help="which stages to run (all, in order, by default)")
     parser.add_argument("--sheets", type=Path, help="folder for contact sheets of what the kit paints")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     good = True
     for stage in [stage for stage in STAGES if stage in arguments.stages]:
         done = arguments.state / f"{stage}.done"
