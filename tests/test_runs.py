@@ -11,7 +11,7 @@ import pytest
 
 from nosnja_gui import events, launcher, runs
 from nosnja_gui.events import Cell, Failed, Finished, Stage, Started, Step, Stopped
-from nosnja_gui.jobs import CaptionJob, GridJob, TrainJob
+from nosnja_gui.jobs import AxisSettings, CaptionJob, GridJob, TrainJob
 from nosnja_gui.processes import is_alive, self_mark, start_mark
 from nosnja_gui.runs import RunFolder, runs_in
 from nosnja_gui.settings import UserError
@@ -346,3 +346,12 @@ def test_a_workspace_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="choose another folder"):
         Workspace(tmp_path / "file" / "w").create()
+
+
+def test_a_grids_folder_takes_a_changed_grid_but_no_training(tmp_path):
+    first = GridJob(prompt="a girl", x=AxisSettings(axis="seed", values=[1, 2]))
+    grown = first.changed(**{"x.values": [1, 2, 3]})
+    RunFolder.create(tmp_path / "grid", first)
+    assert RunFolder.create(tmp_path / "grid", grown).job() == grown
+    with pytest.raises(UserError, match="holds another run"):
+        RunFolder.create(tmp_path / "grid", TrainJob())

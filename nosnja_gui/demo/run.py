@@ -58,7 +58,7 @@ def main(arguments: argparse.Namespace) -> int:
         print(f"{draw_dataset(arguments.draw, folder)} pictures are in {folder}.")
         print(f"Next: caption them with --model {KIT / 'blip'}, put in a trigger word, train with --preset demo --model {KIT / 'sd'}.")
         return 0
-    print("The whole job on drawn pictures and a tiny Stable Diffusion: a few minutes, nothing is downloaded.", flush=True)
+    print("The whole job on drawn pictures and a tiny Stable Diffusion: a few minutes, no model is downloaded.", flush=True)
     folder = run_demo(Workspace.default(), output, arguments.quick)
     print(describe(folder))
     return 0
