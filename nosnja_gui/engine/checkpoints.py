@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from nosnja_gui.files import write_atomic
+from nosnja_gui.files import sync, write_atomic
 
 MANIFEST = "manifest.json"
 
@@ -52,7 +52,7 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _sync_folder(folder)
+    sync(folder)
     for old in whole(folder)[keep:]:
         shutil.rmtree(old, ignore_errors=True)
     return place
@@ -130,14 +130,3 @@ def _step(place: Path) -> int:
 def _sha256(file: Path) -> str:
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows can't open a folder
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
