@@ -5,9 +5,11 @@ The floors of the house; a module only ever imports from its own floor and those
     top      __main__ (the command line), demo/ (a drawn world, small models, the whole job)
     window   ui/                                            gradio; never torch, never engine/
     work     engine/ (the training loop, sampler, grids)    torch; never gradio
-             launcher, hardware, check                      processes and machine; neither of the two
-    jobs     jobs, runs, presets                            what is asked for, and the folder of a run
-    shelves  dataset/, families/, methods/, captioners/, axes, schedules, weights, sheet
+             launcher, work_queue, check                    processes; neither of the two
+    jobs     jobs, runs, presets, logs                      what is asked for, and what became of it
+             models, hardware, plan, estimate, grids, gridpage, library
+                                                            what there is, and what a job would do with it
+    shelves  dataset/, families/, methods/, captioners/, axes, schedules, weights, sheet, tokens
                                                             one file per entry; torch only inside functions
     words    settings, events, workspace, registry, files, processes, progress, install
                                                             the standard library, pydantic, yaml

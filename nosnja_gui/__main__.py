@@ -22,9 +22,9 @@ import yaml
 
 import nosnja_gui
 from nosnja_gui import events, presets
-from nosnja_gui.jobs import CaptionJob, GridJob, Job, TrainJob, workspace_path
+from nosnja_gui.jobs import CaptionJob, DemoJob, GridJob, Job, TrainJob, workspace_path
 from nosnja_gui.progress import Progress
-from nosnja_gui.runs import RunFolder
+from nosnja_gui.runs import RunFolder, identifier
 from nosnja_gui.settings import UserError, merge_dotted, read_yaml
 from nosnja_gui.workspace import Workspace
 
@@ -92,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     add_trigger(verbs)
     add_train(verbs)
     add_grid(verbs)
+    add_queue(verbs)
     add_presets(verbs)
     add_check(verbs)
     _verb(verbs, "window", lambda arguments: window([]), "open the window in the browser", "window --port 7861 --no-browser")
@@ -163,7 +164,9 @@ def settled(text: str, folder: Path, beside: Path | None = None) -> str:
 def add_demo(verbs: Any) -> None:
     about = "show the whole job on drawn pictures and a tiny model: captions, trigger word, training, samples, comparison"
     examples = ("demo", "demo --quick --output my-demo", "demo --draw dog")
-    added = _verb(verbs, "demo", demo, about, *examples, more="Needs no download and no GPU.")
+    more = "Needs no download and no GPU. The same command goes on with a demo that was stopped."
+    added = _verb(verbs, "demo", demo, about, *examples, more=more)
+    added.add_argument("run", nargs="?", metavar="RUN_FOLDER", help="go on with this demo")
     added.add_argument("--output", metavar="FOLDER", help="where everything goes (else a new folder in the workspace's runs)")
     added.add_argument("--quick", action="store_true", help="shorter training and fewer pictures: to see that it works")
     drawn = "only draw a dataset to try things on: people in folk costume, 8-bit pictures, or one particular dog"
@@ -171,10 +174,31 @@ def add_demo(verbs: Any) -> None:
 
 
 def demo(arguments: argparse.Namespace) -> int:
-    workspace_of(arguments)
-    from nosnja_gui.demo import run
+    workspace = workspace_of(arguments)
+    from nosnja_gui.demo import run as demos
 
-    return run.main(arguments) or 0
+    output = Path(arguments.output).expanduser().absolute() if arguments.output else None
+    if arguments.draw:
+        folder = output or workspace.create().datasets / f"demo-{arguments.draw}"
+        print(f"{demos.draw_dataset(arguments.draw, folder)} pictures are in {folder}.")
+        blip, model = demos.KIT / "blip", demos.KIT / "sd"
+        print(f"Next: caption them with --model {blip}, put in a trigger word, train with --preset demo --model {model}.")
+        return 0
+    if arguments.run is not None:
+        if arguments.output or arguments.quick:
+            raise UserError("A demo goes on as it was begun: leave out --output and --quick, or begin a new one.")
+        run = RunFolder(run_path(arguments.run, workspace))
+        job_of(run, DemoJob, "demo")
+    else:
+        run = demos.open_run(workspace, output, arguments.quick)
+    if run.logged().state != "finished":
+        print("The whole job on drawn pictures and a tiny Stable Diffusion: a few minutes, no model is downloaded.", flush=True)
+        with working(run):
+            demos.go_on(run, workspace, Progress())
+    if run.logged().state == "finished":
+        print(demos.describe(run.path))
+        return 0
+    return report(run, "demo")
 
 
 def window(words: list[str]) -> int:
@@ -236,8 +260,11 @@ def caption(arguments: argparse.Namespace) -> int:
         job = job.changed(model=settled(job.model, workspace.models))
     from nosnja_gui.engine.caption import caption_dataset
 
-    with working(run, stop_when_asked):
-        captions = caption_dataset(job, workspace, log=run.log() if run else None, progress=Progress())
+    with working(run):
+        log, stop_asked = (run.log(), lambda: run.take_request("stop")) if run else (None, lambda: False)
+        captions = caption_dataset(job, workspace, log, Progress(), stop_asked)
+    if run and run.logged().state == "stopped":
+        return report(run, job.job)
     if not captions:
         print(f"Every picture in {job.dataset} has a caption already; add --overwrite to write them anew.")
         return 0
@@ -343,7 +370,7 @@ def show_changes(changes: Sequence[Any], total: int, everything: bool) -> None:
 def lint(word: str, captions: Mapping[str, str], nouns: Sequence[str], model: str, workspace: Workspace) -> int:
     """Print remarks on the word. The tokenizer is that of the model given, else of the first one in the workspace that has one."""
     from nosnja_gui.dataset import trigger as triggers
-    from nosnja_gui.engine.tokens import clip_tokenizer
+    from nosnja_gui.tokens import clip_tokenizer
 
     inside = sorted(workspace.models.glob("*/tokenizer/merges.txt")) if workspace.models.is_dir() else []
     if not model and not inside:
@@ -373,6 +400,7 @@ def add_train(verbs: Any) -> None:
     added.add_argument("--output", default=None, help="the run folder (else a new one in the workspace's runs)")
     added.add_argument("--name", default=None, help="name of the LoRA (else that of the output folder or dataset)")
     added.add_argument("--trigger", default=None, metavar="WORD", help="the trigger word in the captions, kept in the LoRA's metadata")
+    added.add_argument("--queue", action="store_true", help="let it wait until the other runs of the workspace have ended; see `queue`")
     _add_set(added, "optimizer.learning_rate=1e-4")
 
 
@@ -391,6 +419,8 @@ def train(arguments: argparse.Namespace) -> int:
 
         prepare(job, workspace)  # a job that cannot begin leaves no folder behind
         run = RunFolder.create(output_of(job.output, job.name, workspace), job)
+    if arguments.queue:
+        return queue_up(run, workspace)
     if run.logged().state != "finished":
         from nosnja_gui.engine.train import train as train_on
 
@@ -398,7 +428,7 @@ def train(arguments: argparse.Namespace) -> int:
             print(f"Run folder: {run.path}", flush=True)
         with working(run):
             train_on(job, run, workspace, Progress() if is_first_process() else None)
-    return report(run, job.job, run.weights)
+    return report(run, job.job)
 
 
 def train_job(arguments: argparse.Namespace, workspace: Workspace) -> TrainJob:
@@ -416,6 +446,37 @@ def train_job(arguments: argparse.Namespace, workspace: Workspace) -> TrainJob:
     if job.name == TrainJob().name:
         places["name"] = Path(job.output or places["dataset.path"]).name or job.name
     return job.changed(**places)
+
+
+# ---------------------------------------------------------------- queue
+
+
+def add_queue(verbs: Any) -> None:
+    about = "work off the queue: start the runs that wait, one after another"
+    more = "What is queued, here with `train ... --queue` or in the window, starts by itself; this is the process that does it."
+    added = _verb(verbs, "queue", queue, about, "queue", "queue --list", more=more)
+    added.add_argument("--list", action="store_true", help="only list what waits")
+
+
+def queue(arguments: argparse.Namespace) -> int:
+    from nosnja_gui import work_queue
+
+    workspace = workspace_of(arguments)
+    if arguments.list:
+        for run in work_queue.waiting(workspace):
+            print(identifier(run, workspace))
+    else:
+        work_queue.work_off(workspace, say=lambda text: print(text, flush=True))
+    return 0
+
+
+def queue_up(run: RunFolder, workspace: Workspace) -> int:
+    from nosnja_gui import work_queue
+
+    identifier(run, workspace)  # raises for a run that lies elsewhere, where the queue doesn't look
+    work_queue.enqueue(run, workspace)
+    print(f"Queued: {run.path}; it starts by itself when the runs before it have ended (`{PROGRAM} queue --list`).")
+    return 0
 
 
 # ---------------------------------------------------------------- grid
@@ -453,8 +514,8 @@ def grid(arguments: argparse.Namespace) -> int:
 
     print(f"Grid folder: {run.path}", flush=True)
     with working(run):
-        sheet = run_grid(job, run, workspace, Progress())
-    return report(run, job.job, sheet)
+        run_grid(job, run, workspace, Progress())
+    return report(run, job.job)
 
 
 def grid_job(file: Path, changes: Mapping[str, Any], output: str | None, workspace: Workspace) -> GridJob:
@@ -503,8 +564,8 @@ def is_first_process() -> bool:
 
 
 @contextlib.contextmanager
-def working(run: RunFolder | None, ending: Callable[[RunFolder], contextlib.AbstractContextManager] | None = None) -> Iterator[None]:
-    """Around a job: the run is locked, `ending` says how it is stopped, and an error that nobody logged is logged."""
+def working(run: RunFolder | None) -> Iterator[None]:
+    """Around a job: the run is locked, Ctrl-C asks it to stop, and an error that nobody logged is logged."""
     if run is None or not is_first_process():
         yield
         return
@@ -512,7 +573,7 @@ def working(run: RunFolder | None, ending: Callable[[RunFolder], contextlib.Abst
         run.clear_requests()
         begun = run.log_bytes()
         try:
-            with (ending or stop_on_signal)(run):
+            with stop_on_signal(run):
                 yield
         except (Exception, KeyboardInterrupt) as error:
             # The engine logs what happens in it; this is for what happens before, such as a broken library.
@@ -544,27 +605,7 @@ def stop_on_signal(run: RunFolder) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-@contextlib.contextmanager
-def stop_when_asked(run: RunFolder) -> Iterator[None]:
-    """For work that saves as it goes and listens to no requests: a stop request acts like Ctrl-C."""
-    done = threading.Event()
-
-    def listen() -> None:
-        while not done.wait(0.5):
-            if run.take_request("stop"):
-                signal.raise_signal(signal.SIGINT)
-                return
-
-    listener = threading.Thread(target=listen, daemon=True)
-    listener.start()
-    try:
-        yield
-    finally:
-        done.set()
-        listener.join()
-
-
-def report(run: RunFolder, verb: str, result: Path) -> int:
+def report(run: RunFolder, verb: str) -> int:
     """Say how a run ended and where its files are."""
     status = run.logged()
     again = f"{PROGRAM} {verb} {shlex.quote(str(run.path))}"
@@ -572,7 +613,9 @@ def report(run: RunFolder, verb: str, result: Path) -> int:
         print(f"Stopped at {status.step} of {status.total}; go on with: {again}")
         return STOPPED
     if is_first_process():
-        print(f"Finished: {result}")
+        ends = [event for event in events.read(run.events) if isinstance(event, events.Finished)]
+        for file in ends[-1].files[:1] if ends else []:
+            print(f"Finished: {run.path / file}")
         if run.samples.is_dir() and any(run.samples.iterdir()):
             print(f"Previews: {run.samples}")
     return 0

@@ -6,11 +6,13 @@ Knows neither torch nor the job's class: whatever is bounded is checked by the j
 import contextlib
 import csv
 import itertools
+import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -24,7 +26,24 @@ Given = str | float | int
 """A value as the user wrote it."""
 
 MOST_VALUES = 1000
+MOST_CELLS = 100_000
+LONGEST_NAME = 250
+"""Of a file or model in letters; systems refuse to look for longer ones."""
 TRIGGER_MARK = "[trigger]"
+
+SAMPLER_TITLES = {
+    "ddim": "DDIM", "euler": "Euler", "euler_a": "Euler a", "dpm++_2m": "DPM++ 2M", "dpm++_2m_karras": "DPM++ 2M Karras",
+    "unipc": "UniPC", "heun": "Heun",
+}  # fmt: skip
+"""How A1111 calls the samplers, and how they are shown."""
+
+
+class PlanError(UserError):
+    """Why a grid cannot be painted: all problems, each with the setting that it belongs to, such as "x.values"."""
+
+    def __init__(self, problems: Sequence[tuple[str, str]]) -> None:
+        self.problems = tuple(dict.fromkeys(problems))
+        super().__init__("\n".join(dict.fromkeys(sentence for _, sentence in self.problems)))
 
 
 @dataclass(frozen=True)
@@ -77,11 +96,17 @@ class Context:
         *groups, field = name.split(".")
         for group in groups:
             owner = owner.model_fields[group].annotation
-        info = owner.model_fields[field]
         try:
-            return TypeAdapter(Annotated[info.annotation, info]).validate_python(value)
+            return _taker(owner, field).validate_python(value)
         except ValidationError as error:
             raise UserError(f"{error.errors()[0]['msg'].removeprefix('Input ')} (got {value!r})") from None
+
+
+@cache
+def _taker(owner: type[Settings], field: str) -> TypeAdapter:
+    """What checks the values of one field as its settings do."""
+    info = owner.model_fields[field]
+    return TypeAdapter(Annotated[info.annotation, info])
 
 
 @dataclass(frozen=True)
@@ -127,37 +152,39 @@ class Plan:
 
 
 def plan_grid(job: Any, context: Context, base: Cell) -> Plan:
-    """Every cell of the grid (a job with x, y and z). Raises UserError with a line per problem, all of them."""
-    problems: list[str] = []
-    planned: list[PlannedAxis | None] = []
-    for place in "xyz":
-        settings = getattr(job, place)
-        planned.append(_plan_axis(place, settings, context, problems) if settings else None)
-    names = [axis.name for axis in planned if axis]
-    for name in dict.fromkeys(names):
-        if names.count(name) > 1 and name != "prompt":
-            problems.append(f"The axis '{name}' is used twice: choose another one for one of them.")
-    if {"lora", "epoch"} <= set(names):
-        problems.append("The axes 'lora' and 'epoch' both choose the LoRA file: use one of them.")
-    count = 1
-    for axis in planned:
-        count *= len(axis.values) if axis else 1
-    if count > 100_000:
-        problems.append(f"The grid would have {count:,} cells: shorten an axis.")
+    """Every cell of the grid (a job with x, y and z). Raises PlanError with all problems."""
+    problems: list[tuple[str, str]] = []
+    planned = plan_axes(job, context, problems)
     if problems:
-        raise UserError("\n".join(problems))
-    plan = _cross(planned, base, problems)
-    problems += _trigger_problems(plan, context, "trigger" in names)
-    if problems:
-        raise UserError("\n".join(dict.fromkeys(problems)))
-    return plan
+        raise PlanError(problems)
+    return cross_axes(planned, context, base)
 
 
-def _plan_axis(place: str, settings: Any, context: Context, problems: list[str]) -> PlannedAxis | None:
+def plan_axes(job: Any, context: Context, problems: list[tuple[str, str]]) -> list[PlannedAxis | None]:
+    """x, y and z on their own; what is wrong with them goes into `problems` as (setting, sentence)."""
+    planned = [_plan_axis(place, settings, context, problems) if (settings := getattr(job, place)) else None for place in "xyz"]
+    places: dict[str, str] = {}
+    for place, axis in zip("xyz", planned, strict=True):
+        if axis is None:
+            continue
+        if axis.name in places and axis.name != "prompt":
+            problems.append((f"{place}.axis", f"The axis '{axis.name}' is used twice: choose another one for one of them."))
+        places[axis.name] = place
+    if {"lora", "epoch"} <= set(places):
+        later = max(places["lora"], places["epoch"])
+        problems.append((f"{later}.axis", "The axes 'lora' and 'epoch' both choose the LoRA file: use one of them."))
+    counts = {place: len(axis.values) for place, axis in zip("xyz", planned, strict=True) if axis}
+    if (count := math.prod(counts.values())) > MOST_CELLS:
+        longest = max(counts, key=counts.__getitem__)
+        problems.append((f"{longest}.values", f"The grid would have {count:,} cells: shorten an axis."))
+    return planned
+
+
+def _plan_axis(place: str, settings: Any, context: Context, problems: list[tuple[str, str]]) -> PlannedAxis | None:
     """One axis, or None with its problems noted."""
     axis = AXES.get(settings.axis)
     if axis is None:
-        problems.append(f"There is no axis '{settings.axis}' (on {place}); known: {', '.join(AXES)}.")
+        problems.append((f"{place}.axis", f"There is no axis '{settings.axis}' (on {place}); known: {', '.join(AXES)}."))
         return None
     try:
         values = axis.parse(settings.values, context)
@@ -168,18 +195,37 @@ def _plan_axis(place: str, settings: Any, context: Context, problems: list[str])
         if settings.labels and len(settings.labels) != len(values):
             raise UserError(f"has {len(settings.labels)} labels for {len(values)} values: give one for each, or none")
     except UserError as error:
-        problems += [f"Axis {place} ({axis.name}) {line.rstrip('.')}." for line in str(error).splitlines()]
+        problems += [(f"{place}.values", f"Axis {place} ({axis.name}) {line.rstrip('.')}.") for line in str(error).splitlines()]
         return None
-    labels = tuple(settings.labels) or tuple(axis.label(value, context) for value in values)
-    return PlannedAxis(axis.name, axis.title, tuple(values), labels, ", ".join(_quoted(str(value)) for value in settings.values or labels))
+    titles = _told_apart(values, [axis.label(value, context) for value in values])
+    # A1111 reads its own names of the samplers only.
+    written = titles if axis.name == "sampler" or not settings.values else [str(value) for value in settings.values]
+    return PlannedAxis(axis.name, axis.title, tuple(values), tuple(settings.labels) or tuple(titles), ", ".join(map(_quoted, written)))
+
+
+def _told_apart(values: Sequence[Value], labels: list[str]) -> list[str]:
+    """Files of different folders that are called alike get their run or folder put in front."""
+    shared = {label for label in labels if len({value for value, other in zip(values, labels, strict=True) if other == label}) > 1}
+    if not shared:
+        return labels
+    return [
+        f"{_owner(Path(value))}/{label}" if label in shared and isinstance(value, Path | str) else label
+        for value, label in zip(values, labels, strict=True)
+    ]
+
+
+def _owner(file: Path) -> str:
+    folder = file.parent.parent if file.parent.name == "weights" else file.parent
+    return folder.name
 
 
 def _quoted(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if "," in text or '"' in text else text
 
 
-def _cross(planned: Sequence[PlannedAxis | None], base: Cell, problems: list[str]) -> Plan:
-    """Apply every combination of values, the dearest axis outermost."""
+def cross_axes(planned: Sequence[PlannedAxis | None], context: Context, base: Cell) -> Plan:
+    """Every combination of the values of x, y and z, the dearest axis outermost. Raises PlanError."""
+    problems: list[tuple[str, str]] = []
     indices = [k for k in range(3) if planned[k]]
     # Dearest first, which also lets a weight find the LoRA that it belongs to.
     indices.sort(key=lambda k: -AXES[planned[k].name].cost)
@@ -191,17 +237,22 @@ def _cross(planned: Sequence[PlannedAxis | None], base: Cell, problems: list[str
             try:
                 cell = AXES[planned[k].name].apply(cell, planned[k].values[index])
             except UserError as error:
-                problems.append(f"Axis {'xyz'[k]} ({planned[k].name}) {error}")
+                problems.append((f"{'xyz'[k]}.values", f"Axis {'xyz'[k]} ({planned[k].name}) {error}"))
         cells[tuple(position)] = cell
-    return Plan(*planned, cells)
+    plan = Plan(*planned, cells)
+    problems += _trigger_problems(plan, context)
+    if problems:
+        raise PlanError(problems)
+    return plan
 
 
-def _trigger_problems(plan: Plan, context: Context, has_axis: bool) -> list[str]:
+def _trigger_problems(plan: Plan, context: Context) -> list[tuple[str, str]]:
     marked = any(TRIGGER_MARK in cell.prompt for cell in plan.cells.values())
-    if has_axis and not marked:
-        return [f"The axis 'trigger' has nothing to switch: write {TRIGGER_MARK} in the prompt where the trigger word goes."]
+    if any(axis and axis.name == "trigger" for axis in plan.axes) and not marked:
+        said = f"The axis 'trigger' has nothing to switch: write {TRIGGER_MARK} in the prompt where the trigger word goes."
+        return [("prompt", said)]
     if marked and not context.trigger and any(cell.trigger for cell in plan.cells.values()):
-        return [f"The prompt has {TRIGGER_MARK}, but there is no trigger word: set 'trigger', or a 'run' that has one."]
+        return [("trigger", f"The prompt has {TRIGGER_MARK}, but there is no trigger word: set 'trigger', or a 'run' that has one.")]
     return []
 
 
@@ -225,10 +276,24 @@ def saved_epochs(run: Path) -> tuple[SavedEpoch, ...]:
     if not (run / "run.yaml").is_file():
         raise UserError(f"There is no run {run}: give the folder of a training run (it holds run.yaml).")
     saved: dict[str, SavedEpoch] = {}
-    for event in events.read(run / "events.jsonl"):
-        if isinstance(event, events.Saved) and event.file.endswith(".safetensors"):
+    for event in _saved_events(run / "events.jsonl"):
+        if event.file.endswith(".safetensors"):
             saved[event.file] = SavedEpoch(event.epoch, event.step, run / event.file)
     return tuple(sorted((item for item in saved.values() if item.file.is_file()), key=lambda item: (item.step, item.epoch, item.file.name)))
+
+
+def _saved_events(log: Path) -> Iterator[events.Saved]:
+    """Only lines that may be one are read as JSON: a long training's log has a hundred thousand others."""
+    try:
+        lines = log.read_bytes().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        if b'"saved"' in line:
+            with contextlib.suppress(ValueError, TypeError, AttributeError):
+                event = events.from_values(json.loads(line))
+                if isinstance(event, events.Saved):
+                    yield event
 
 
 # Reading values
@@ -285,7 +350,8 @@ def _expand_one(text: str, whole: bool) -> list[int] | list[float]:
     # Decimals, because 0.1 added ten times in binary misses 1.
     first, last = Decimal(match[1]), Decimal(match[2])
     if match[4]:
-        return [number(value) for value in _evenly(first, last, int(match[4]), text)]
+        # Whole numbers: five of 0 to 1 are two.
+        return list(dict.fromkeys(number(value) for value in _evenly(first, last, int(match[4]), text)))
     step = Decimal(match[3]) if match[3] else (Decimal(1) if last >= first else Decimal(-1))
     if step == 0 or (last - first) * step < 0:
         raise UserError(f"has a step that never reaches the end of its range (got {text!r})")
@@ -324,8 +390,10 @@ def _numbers(field: str, whole: bool) -> Callable[[Sequence[Given], Context], li
     return lambda values, context: _every(expand(values, whole), lambda value: context.check(field, value))
 
 
-def _choices(field: str) -> Callable[[Sequence[Given], Context], list[Value]]:
-    return lambda values, context: _every(_pieces(values), lambda value: context.check(field, value))
+def _samplers(values: Sequence[Given], context: Context) -> list[str]:
+    """By name, or by the title that A1111 gives it."""
+    names = {title.lower(): name for name, title in SAMPLER_TITLES.items()}
+    return _every(_pieces(values), lambda value: context.check("sampler", names.get(str(value).lower(), value)))
 
 
 def _switches(values: Sequence[Given], context: Context) -> list[bool]:
@@ -380,6 +448,8 @@ def find_lora(text: str, context: Context) -> Path:
     """A LoRA file by path, by its name in the run's weights or the workspace's models folder, or a run (its last file)."""
     text = str(text).strip()
     folders = [folder for folder in (context.run and context.run / "weights", context.models, context.runs) if folder]
+    if len(text) > LONGEST_NAME:
+        raise UserError(f"names a LoRA file that cannot exist: {text[:40]}…")
     for given in (Path(text).expanduser(), *(folder / text for folder in folders)):
         for path in (given, given.with_name(given.name + ".safetensors") if given.name else given):
             if path.is_file():
@@ -394,6 +464,8 @@ def find_lora(text: str, context: Context) -> Path:
 
 def _models(values: Sequence[Given], context: Context) -> list[str]:
     def read(value: str) -> str:
+        if len(value) > LONGEST_NAME:
+            raise UserError(f"names a model that cannot exist: {value[:40]}…")
         given = Path(value).expanduser()
         named = context.models / value if context.models else given
         if not given.exists() and not named.exists():
@@ -491,8 +563,8 @@ AXES: dict[str, Axis] = {
              'search, replacement, "another, with comma": the first text is searched in the prompt'),
         Axis("seed", "Seed", _numbers("seed", whole=True), _setting("seed"), _plain_label, 5,
              "whole numbers or ranges such as 1-4"),
-        Axis("sampler", "Sampler", _choices("sampler"), _setting("sampler"), _plain_label, 30,
-             "names such as ddim, euler_a, dpm++_2m_karras"),
+        Axis("sampler", "Sampler", _samplers, _setting("sampler"), lambda value, _: SAMPLER_TITLES.get(value, value), 30,
+             "names such as DDIM, Euler a, DPM++ 2M Karras"),
         Axis("steps", "Steps", _numbers("steps", whole=True), _setting("steps"), _number_label, 40,
              "whole numbers or ranges such as 10-30(+10)"),
         Axis("cfg_scale", "CFG scale", _numbers("cfg_scale", whole=False), _setting("cfg_scale"), _number_label, 10,
@@ -500,7 +572,7 @@ AXES: dict[str, Axis] = {
         Axis("clip_skip", "Clip skip", _numbers("model.clip_skip", whole=True), _setting("clip_skip"), _number_label, 20,
              "1, 2"),
         Axis("model", "Model", _models, _setting("model"), lambda value, _: Path(value).name, 100,
-             "diffusers folders, by path or name"),
+             "base models, by name or folder"),
         Axis("size", "Size", _sizes, lambda cell, value: replace(cell, width=value[0], height=value[1]),
              lambda value, _: f"{value[0]}×{value[1]}", 50, "sizes such as 512x512, 512x768"),
     )

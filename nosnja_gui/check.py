@@ -3,7 +3,6 @@
 Nothing heavy is imported: a broken library could not be reported by a program that needs it.
 """
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -70,7 +69,7 @@ def examine(workspace: Workspace) -> Examination:
         *python_problems(),
         *library_problems(required(), installed),
         *torchvision_problems(installed.get("torch"), version("torchvision"), _demands("torchvision")),
-        *gpu_problems(bool(cards), installed.get("torch"), torch_cuda()),
+        *gpu_problems(bool(cards), installed.get("torch"), hardware.torch_cuda()),
         *room_problems(workspace, machine["disk_free_bytes"], machine["memory_bytes"]),
     ]
     return Examination(facts, find_models(workspace), problems)
@@ -129,16 +128,6 @@ def torchvision_problems(torch: str | None, torchvision: str | None, demands: li
         yield f"torchvision {torchvision} was made for torch {pins[0]} but torch {torch} is installed: {cure}."
     elif _local(torch) != _local(torchvision) and _local(torch) and _local(torchvision):
         yield f"torchvision {torchvision} and torch {torch} are of different builds: {cure}."
-
-
-def torch_cuda() -> str | None:
-    """CUDA version that torch was built with, read from its files; None for a build for the processor only."""
-    found = importlib.util.find_spec("torch")
-    file = Path(found.origin).parent / "version.py" if found and found.origin else None
-    if file is None or not file.is_file():
-        return None
-    match = re.search(r"^cuda\b[^=\n]*=\s*['\"]([\d.]+)['\"]", file.read_text(encoding="utf-8"), re.MULTILINE)
-    return match[1] if match else None
 
 
 def gpu_problems(has_card: bool, torch: str | None, cuda: str | None) -> Iterator[str]:

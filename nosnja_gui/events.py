@@ -56,6 +56,16 @@ class Step(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RateChanged(Event):
+    """The learning rate was changed during the training: after `step` steps, from the next one on. A resumed training goes by it."""
+
+    kind: ClassVar[str] = "rate_changed"
+    step: int
+    learning_rate: float
+    """The new whole rate (before the schedule); the text encoder's follows in proportion."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Validated(Event):
     """Loss on held-out pictures at fixed noise and timesteps."""
 

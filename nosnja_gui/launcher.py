@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from nosnja_gui.files import write_atomic
@@ -20,27 +21,37 @@ PROGRAM = Path(__file__).resolve().parents[1]
 
 
 def start(run: RunFolder, workspace: Workspace | None = None) -> int:
-    """Begin the run, or go on with it, detached; returns the process number. Raises UserError where it runs already."""
+    """Begin the run, or go on with it, detached; returns the process number. Raises UserError where it runs already.
+
+    A run that waited in the queue waits no longer.
+    """
     command = [sys.executable, "-m", "nosnja_gui", run.job().job, str(run.path.absolute())]
     if living := run.living():
         raise UserError(f"{run.path} is in use by process {living[0]['pid']}: wait until it ends, or stop it.")
     run.clear_requests(since_begin=True)
     log_bytes = run.log_bytes()
-    with open(run.console, "ab") as console:
+    pid = detach(command, workspace, run.console)
+    entry = {"pid": pid, "start": start_mark(pid), "log_bytes": log_bytes, "command": command}
+    write_atomic(run.process, json.dumps(entry, indent=2))
+    run.queued.unlink(missing_ok=True)
+    return pid
+
+
+def detach(command: Sequence[str], workspace: Workspace | None, console: Path) -> int:
+    """Run a command of this program in a process that outlives this one, what it prints appended to a file."""
+    with open(console, "ab") as output:
         process = subprocess.Popen(
             command,
             cwd=PROGRAM,
             env=_environment(workspace),
             stdin=subprocess.DEVNULL,
-            stdout=console,
+            stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=os.name != "nt",
             creationflags=_windows_flags(),
         )
     # Collects the exit status if this process is still there to do so: an uncollected one would stay as a zombie.
     threading.Thread(target=process.wait, daemon=True).start()
-    entry = {"pid": process.pid, "start": start_mark(process.pid), "log_bytes": log_bytes, "command": command}
-    write_atomic(run.process, json.dumps(entry, indent=2))
     return process.pid
 
 

@@ -41,5 +41,26 @@ def curve(name: ScheduleName, total: int, warmup_share: float = 0.0, restarts: i
     return [factor(name, update, total, warmup, restarts, power) for update in range(total)]
 
 
+def points(
+    name: ScheduleName, total: int, warmup_share: float = 0.0, restarts: int = 1, power: float = 1.0, limit: int = 300
+) -> list[tuple[int, float]]:
+    """The curve for a plot: at most `limit` updates and their factors, the corners (end of the warmup, restarts) among them.
+
+    Takes no longer for a long training than for a short one.
+    """
+    if total < 1:
+        return []
+    warmup = warmup_updates(total, warmup_share)
+    corners = {0, warmup, total - 1}
+    if name == "cosine_with_restarts" and restarts <= limit // 4:
+        for cycle in range(1, restarts):
+            start = warmup + math.ceil(cycle * (total - warmup) / restarts)
+            corners |= {start - 1, start}
+    corners = {update for update in corners if 0 <= update < total}
+    between = max(1, limit - len(corners))
+    updates = corners | {round(place * (total - 1) / between) for place in range(between)} if total > limit else set(range(total))
+    return [(update, factor(name, update, total, warmup, restarts, power)) for update in sorted(updates)]
+
+
 def _half_cosine(progress: float) -> float:
     return 0.5 * (1.0 + math.cos(math.pi * progress))

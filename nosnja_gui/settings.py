@@ -6,6 +6,8 @@ readable errors in return.
 
 import difflib
 from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from dataclasses import field as declared
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,6 +17,33 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 class UserError(ValueError):
     """Something the user can mend; the message is one sentence (or a line per problem): what, where, got, do."""
+
+
+@dataclass(frozen=True)
+class Slider:
+    """Declared with a number that is set by a slider: its usual range. Values outside it stay allowed, bounds are the field's own."""
+
+    low: float
+    high: float
+    step: float | None = None
+    """Between two values; a logarithmic slider may go without, and then gives values of two digits."""
+    logarithmic: bool = False
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Declared with a setting: how a form shows it. What the setting allows is said by its type and bounds alone."""
+
+    essential: bool = False
+    """Whether it is among the first things that a beginner looks at."""
+    lines: int = 1
+    """Height of a text."""
+    empty: str = ""
+    """What it means to leave it empty, in a word or two: "off", "no limit"."""
+    start: float | None = None
+    """What an optional number begins with when it is switched on."""
+    titles: Mapping[str, str] = declared(default_factory=dict)
+    """Names of choices for people."""
 
 
 class Settings(BaseModel):
@@ -84,6 +113,14 @@ def merge_dotted(values: Mapping[str, Any], dotted: Mapping[str, Any]) -> dict[s
         inner = merged.get(first)
         merged[first] = merge_dotted(inner if isinstance(inner, Mapping) else {}, {rest: value}) if rest else value
     return merged
+
+
+def dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted name, the reverse of `merge_dotted`."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat.update(dotted(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value})
+    return flat
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,15 +17,21 @@ WINDOW = {"gradio", "gradio_client"}
 
 FLOORS: list[set[str]] = [
     {"settings", "events", "workspace", "registry", "files", "processes", "progress", "install"},
-    {"dataset", "families", "methods", "captioners", "axes", "schedules", "weights", "sheet"},
-    {"jobs", "runs", "presets"},
-    {"engine", "launcher", "hardware", "check"},
+    {"dataset", "families", "methods", "captioners", "axes", "schedules", "weights", "sheet", "tokens"},
+    {"jobs", "runs", "presets", "logs", "models", "plan", "estimate", "grids", "gridpage", "library", "hardware"},
+    {"engine", "launcher", "work_queue", "check"},
     {"ui"},
     {"demo", "__main__"},
 ]
 """Lowest first, by the name directly below the package. The package's own docstring is the map for people."""
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
-SIDES = {"engine": {"launcher", "hardware", "check"}, "launcher": {"engine"}, "hardware": {"engine"}, "check": {"engine"}, "ui": {"engine"}}
+SIDES = {
+    "engine": {"launcher", "work_queue", "check"},
+    "launcher": {"engine"},
+    "work_queue": {"engine"},
+    "check": {"engine"},
+    "ui": {"engine"},
+}
 """On the same floor or below, and yet none of its business."""
 WORDS_MAY_USE = {"pydantic", "yaml"}
 

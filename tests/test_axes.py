@@ -3,7 +3,7 @@
 import pytest
 
 from nosnja_gui import events
-from nosnja_gui.axes import AXES, Cell, Context, SavedEpoch, expand, plan_grid, saved_epochs, split_values, written_prompt
+from nosnja_gui.axes import AXES, Cell, Context, PlanError, SavedEpoch, expand, plan_grid, saved_epochs, split_values, written_prompt
 from nosnja_gui.jobs import GridJob
 from nosnja_gui.settings import UserError
 
@@ -41,11 +41,35 @@ def with_epochs(tmp_path, **axes) -> Context:
         ("0-1(+0.1)", False, [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]),
         ("-1-1(+0.5)", False, [-1.0, -0.5, 0.0, 0.5, 1.0]),
         ("1e-1, .5", False, [0.1, 0.5]),
+        ("0-1[5]", False, [0.0, 0.25, 0.5, 0.75, 1.0]),
+        ("1-10[5]", True, [1, 3, 5, 7, 10]),
+        ("0-1[5]", True, [0, 1]),
         ("1-3", False, [1.0, 2.0, 3.0]),
     ],
 )
 def test_ranges_are_spelt_out_as_users_of_a1111_expect(text, whole, numbers):
     assert expand([text], whole) == numbers
+
+
+def test_samplers_may_be_called_as_a1111_calls_them():
+    grid = plan(x={"axis": "sampler", "values": ["Euler a, ddim, dpm++ 2m karras"]})
+    assert grid.x.values == ("euler_a", "ddim", "dpm++_2m_karras")
+    assert grid.x.labels == ("Euler a", "DDIM", "DPM++ 2M Karras")
+    assert grid.x.given == "Euler a, DDIM, DPM++ 2M Karras"
+
+
+def test_files_of_two_runs_that_are_called_alike_are_told_apart(tmp_path):
+    files = [tmp_path / run / "weights" / "lora.safetensors" for run in ("red-001", "blue-001")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.touch()
+    assert plan(x={"axis": "lora", "values": ["none", *map(str, files)]}).x.labels == ("no LoRA", "red-001/lora", "blue-001/lora")
+
+
+def test_each_problem_is_said_with_its_setting():
+    with pytest.raises(PlanError) as error:
+        plan(x={"axis": "seed", "values": ["1"]}, y={"axis": "seed", "values": ["2"]}, z={"axis": "steps", "values": ["0"]})
+    assert {setting for setting, _ in error.value.problems} == {"y.axis", "z.values"}
 
 
 @pytest.mark.parametrize("text", ["abc", "1-5(-1)", "1-5(0)", "1-9999999999", "1.5", "nan", "1-5[0]", "inf"])

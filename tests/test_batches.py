@@ -1,7 +1,7 @@
 from collections import Counter
 from dataclasses import replace
 
-from nosnja_gui.engine.batches import Exposure, Plan, derive, held_out, share_of
+from nosnja_gui.dataset.batches import Exposure, Plan, derive, held_out, share_of
 
 SHAPES = ((64, 64),) * 5 + ((96, 64),) * 3 + ((64, 96),)
 PLAN = Plan(SHAPES, repeats=3, batch_size=2, seed=7)

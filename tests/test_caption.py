@@ -13,6 +13,7 @@ from nosnja_gui.captioners.blip import ENTRY, LoadedBlip
 from nosnja_gui.engine import caption as engine
 from nosnja_gui.engine.caption import caption_dataset, find_captioner_model
 from nosnja_gui.jobs import CaptionJob
+from nosnja_gui.runs import RunFolder
 from nosnja_gui.settings import UserError
 from nosnja_gui.workspace import Workspace
 
@@ -295,6 +296,48 @@ def test_an_interruption_loses_nothing_that_was_captioned(workspace, tmp_path, m
     assert kinds(log)[-1] == "stopped"
     monkeypatch.undo()
     assert set(caption_dataset(job(), workspace)) == {"5.png"}
+
+
+def test_a_stop_is_honoured_between_batches_and_the_rest_is_for_the_next_start(workspace, tmp_path):
+    answers = iter([False, False, True])
+    log = events.EventLog(tmp_path / "events.jsonl")
+    captions = caption_dataset(job(), workspace, log, stop_asked=lambda: next(answers))
+    assert set(captions) == set(captions_in(workspace)) == {"1.png", "2.png", "3.png", "4.png"}
+    *_, stopped = events.read(log.path)
+    assert isinstance(stopped, events.Stopped) and stopped.step == 4
+    assert set(caption_dataset(job(), workspace)) == {"5.png"}
+
+
+def test_a_captioning_run_is_stopped_as_every_other_run(workspace, monkeypatch, capsys):
+    from nosnja_gui.__main__ import main
+
+    run = RunFolder.create(workspace.runs / "captions-001", job())
+    real = LoadedBlip.caption
+    monkeypatch.setattr(LoadedBlip, "caption", lambda *arguments, **more: run.request("stop") or real(*arguments, **more))
+    monkeypatch.setenv("NOSNJA_WORKSPACE", str(workspace.root))
+    assert main(["caption", str(run.path)]) == 130
+    assert "Stopped at 2 of 5; go on with: " in capsys.readouterr().out
+    assert run.status().state == "stopped" and len(captions_in(workspace)) == 2
+    monkeypatch.setattr(LoadedBlip, "caption", real)
+    assert main(["caption", str(run.path)]) == 0
+    assert run.status().state == "finished" and len(captions_in(workspace)) == 5
+
+
+def test_only_the_pictures_that_are_named_are_captioned(workspace):
+    assert set(caption_dataset(job(pictures=["4.png", "2.png"]), workspace)) == {"2.png", "4.png"}
+    before = captions_in(workspace)
+    dataset.write_captions(dataset.read(workspace.datasets / "costume"), {"2.png": "by hand", "4.png": "by hand"}, "edited")
+    assert caption_dataset(job(pictures=["2.png"]), workspace) == {}, "there is one already"
+    assert set(caption_dataset(job(pictures=["2.png"], existing="overwrite"), workspace)) == {"2.png"}
+    assert captions_in(workspace) == {"2.png": before["2.png"], "4.png": "by hand"}
+
+
+def test_pictures_that_are_not_there_are_named(workspace):
+    with pytest.raises(UserError, match=r"no such picture in .*: 9\.png, \.\./1\.png; read"):
+        caption_dataset(job(pictures=["1.png", "9.png", "../1.png"]), workspace)
+    with pytest.raises(UserError, match="and 3 more"):
+        caption_dataset(job(pictures=[f"{number}.jpg" for number in range(8)]), workspace)
+    assert captions_in(workspace) == {}
 
 
 def test_unreadable_pictures_are_reported_and_the_rest_go_on(workspace, tmp_path, monkeypatch):

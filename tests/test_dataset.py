@@ -419,3 +419,45 @@ def test_a_strangers_link_leads_an_undo_nowhere_else(tmp_path):
     with pytest.raises(UserError, match="nothing was changed"):
         dataset.undo(folder)
     assert not list((tmp_path / "private").iterdir())
+
+
+# large sets
+
+
+def test_without_a_look_inside_every_file_is_there(tmp_path):
+    folder_of(tmp_path, "a.png")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    (tmp_path / "b.txt").write_text("a girl")
+    found = dataset.read(tmp_path, look_inside=False)
+    assert [(picture.name, picture.width) for picture in found.pictures] == [("a.png", 0), ("b.png", 0)] and found.captions() == {
+        "b.png": "a girl"
+    }
+    assert [picture.name for picture in dataset.read(tmp_path).pictures] == ["a.png"]
+
+
+def test_what_has_not_changed_is_not_read_again_and_every_change_is_seen(tmp_path):
+    folder_of(tmp_path, "a.png")
+    text = tmp_path / "a.txt"
+    text.write_text("one")
+    for path in tmp_path.iterdir():
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    first = dataset.read(tmp_path)
+    assert dataset.read(tmp_path) is first
+    for words in ("two", "six", "ten"):  # as long as before, and within one tick of the clock
+        text.write_text(words)
+        assert captions_of(tmp_path) == {"a.png": words}
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,table\n")
+    assert captions_of(tmp_path) == {"a.png": "table"}
+
+
+def test_a_long_table_is_kept_compressed_and_comes_back_to_the_byte(tmp_path):
+    folder_of(tmp_path, "a.png")
+    rows = "".join(f"gone{number}.png,a girl number {number}\n" for number in range(5000))
+    table = tmp_path / "metadata.csv"
+    table.write_text(f"file_name,text\na.png,a girl\n{rows}")
+    before = table.read_bytes()
+    dataset.write_captions(dataset.read(tmp_path), {"a.png": "new"}, "x")
+    kept = dataset.versions(tmp_path, limit=1)[0].file
+    assert kept.stat().st_size < len(before) / 2
+    dataset.undo(tmp_path)
+    assert table.read_bytes() == before

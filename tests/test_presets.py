@@ -74,3 +74,58 @@ def test_a_file_is_a_preset_and_so_is_the_run_yaml_of_an_earlier_run(tmp_path):
     earlier = presets.train_job("gentle", {"trigger": "w"})
     (tmp_path / "run.yaml").write_text(earlier.to_yaml(), encoding="utf-8")
     assert presets.train_job(tmp_path / "run.yaml") == earlier
+
+
+def test_a_preset_of_the_users_is_kept_and_found_again(tmp_path):
+    job = presets.train_job("gentle", {"trigger": "secret", "dataset.path": "mine", "preview.prompts": ["a b"], "lora.rank": 5})
+    saved = presets.save_preset(tmp_path / "presets", "  My  best: \u010d/..\\ ", job, "For hats.")
+    assert saved.own and saved.title == "My best: \u010d/..\\" and saved.path.parent == tmp_path / "presets"
+    assert presets.own_presets(tmp_path / "presets") == [saved]
+    assert not {"secret", "mine", "a b"} & set(saved.path.read_text().split())
+    again = presets.train_job(saved.path)
+    assert again.lora.rank == 5 and again.trigger == "" and again.training == job.training
+    assert presets.settings_of(saved)["optimizer.learning_rate"] == 5e-5
+
+
+def test_saving_under_the_same_title_replaces(tmp_path):
+    presets.save_preset(tmp_path, "Mine", TrainJob())
+    presets.save_preset(tmp_path, "mine", TrainJob().changed(**{"lora.rank": 3}))
+    [only] = presets.own_presets(tmp_path)
+    assert presets.settings_of(only)["lora.rank"] == 3
+
+
+@pytest.mark.parametrize("title", ["", "  ", "Balanced", "balanced", "8-BIT STYLE", "eight bit style", "x" * 61])
+def test_a_title_that_cannot_be_taken_is_refused(tmp_path, title):
+    with pytest.raises(UserError):
+        presets.save_preset(tmp_path, title, TrainJob())
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_titles_that_would_share_a_file_are_told_apart(tmp_path):
+    presets.save_preset(tmp_path, "a b", TrainJob())
+    with pytest.raises(UserError, match="too much like"):
+        presets.save_preset(tmp_path, "a/b", TrainJob())
+
+
+def test_only_the_users_presets_can_be_deleted(tmp_path):
+    saved = presets.save_preset(tmp_path, "Mine", TrainJob())
+    presets.delete_preset(saved)
+    assert presets.own_presets(tmp_path) == []
+    given = presets.list_presets()[0]
+    with pytest.raises(UserError, match="stays"):
+        presets.delete_preset(given)
+    assert given.path.exists()
+
+
+def test_damaged_files_among_the_users_presets_are_passed_over(tmp_path):
+    (tmp_path / "bad.yaml").write_text("[1")
+    (tmp_path / "dir.yaml").mkdir()
+    presets.save_preset(tmp_path, "Good", TrainJob())
+    assert [preset.title for preset in presets.own_presets(tmp_path)] == ["Good"]
+
+
+def test_a_changed_file_is_read_again(tmp_path):
+    file = tmp_path / "mine.yaml"
+    for epochs in (3, 44):
+        file.write_text(f"training: {{epochs: {epochs}}}\n")
+        assert presets.train_job(file).training.epochs == epochs

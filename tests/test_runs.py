@@ -11,9 +11,9 @@ import pytest
 
 from nosnja_gui import events, launcher, runs
 from nosnja_gui.events import Cell, Failed, Finished, Stage, Started, Step, Stopped
-from nosnja_gui.jobs import AxisSettings, CaptionJob, GridJob, TrainJob
+from nosnja_gui.jobs import AxisSettings, CaptionJob, DemoJob, GridJob, TrainJob
 from nosnja_gui.processes import is_alive, self_mark, start_mark
-from nosnja_gui.runs import RunFolder, runs_in
+from nosnja_gui.runs import RunFolder, identifier, runs_in
 from nosnja_gui.settings import UserError
 from nosnja_gui.workspace import Workspace, file_name
 
@@ -98,6 +98,35 @@ def test_runs_are_listed_newest_first(tmp_path):
     assert [found.path.name for found in runs_in(tmp_path)] == ["c", "a", "b"]
 
 
+def test_runs_within_a_run_are_listed_and_called_by_their_path(tmp_path):
+    workspace = Workspace(tmp_path / "w").create()
+    demo = RunFolder.create(workspace.runs / "demo-001", DemoJob(quick=True))
+    for number, (name, job) in enumerate([("training", JOB), ("grid", GRID), (".trash", JOB), ("weights", JOB)]):
+        inner = RunFolder.create(demo.path / name, job, within=demo)
+        os.utime(inner.run_yaml, (2000 + number, 2000 + number))
+    RunFolder.create(demo.path / "dataset" / "deeper", JOB)
+    RunFolder.create(workspace.runs / ".deleted", JOB)
+    os.utime(demo.run_yaml, (1000, 1000))
+    found = runs_in(workspace.runs)
+    assert [identifier(run, workspace) for run in found] == ["demo-001/grid", "demo-001/training", "demo-001"]
+    for run in found:
+        assert workspace.resolve("runs", identifier(run, workspace)) == run.path.resolve()
+    (tmp_path / "link").symlink_to(workspace.root)
+    assert identifier(RunFolder(tmp_path / "link" / "runs" / "demo-001"), workspace) == "demo-001"
+    for elsewhere in (tmp_path / "other", workspace.runs):
+        with pytest.raises(UserError, match="not in the workspace"):
+            identifier(RunFolder(elsewhere), workspace)
+
+
+def test_asking_for_hundreds_of_runs_is_quick(tmp_path):
+    for number in range(300):
+        RunFolder.create(tmp_path / f"run-{number:03}", JOB)
+    began = time.process_time()
+    for _ in range(5):
+        assert len(runs_in(tmp_path)) == 300
+    assert (time.process_time() - began) / 5 < 0.05
+
+
 # ---------------------------------------------------------------- the lock
 
 
@@ -149,6 +178,30 @@ def test_the_life_of_a_run(run):
         assert run.status().state == "finished"
     assert run.status().state == "finished"
     assert run.status().eta_seconds is None
+
+
+def test_a_run_that_waits_says_so_until_it_is_worked_on(run):
+    run.queued.touch()
+    assert run.status().state == "queued"
+    run.log().append(Started(job="train", total=100))
+    run.log().append(step(40))
+    run.log().append(Stopped(step=40))
+    status = run.status()
+    assert (status.state, status.step, status.total, status.eta_seconds) == ("queued", 40, 100, None)
+    with run.lock():
+        assert run.status().state == "running"
+    assert run.status().state == "stopped" and not run.queued.exists()
+
+
+def test_a_demo_counts_stages(tmp_path):
+    run = RunFolder.create(tmp_path / "demo", DemoJob())
+    with run.lock():
+        run.log().append(Started(job="demo", total=6, done=2))
+        run.log().append(Stage(name="Training", done=3, total=6))
+        status = run.status()
+        assert (status.state, status.step, status.total, status.stage) == ("running", 3, 6, "Training")
+        run.log().append(Finished(files=["result.json"], seconds=9))
+    assert (run.status().state, run.status().step) == ("finished", 6)
 
 
 def test_a_failure_keeps_its_message_until_the_next_start(run):
@@ -229,6 +282,26 @@ def test_requests_are_taken_once_and_old_ones_forgotten(run, monkeypatch):
     monkeypatch.setattr(runs, "PROCESS_BEGAN", time.time() + 60)
     run.clear_requests()
     assert not run.take_request("save")
+
+
+def test_a_learning_rate_is_asked_for_and_taken_once(run):
+    assert run.take_rate() is None
+    run.request_rate(1e-3)
+    run.request_rate(2.5e-5)
+    assert run.take_rate() == 2.5e-5 and run.take_rate() is None
+    for rate in (0, -1, 1.01, float("nan"), float("inf")):
+        with pytest.raises(UserError, match="must be above 0 and at most 1"):
+            run.request_rate(rate)
+    assert not list(run.requests.iterdir())
+    for content in ("", "fast", "nan", "7", "-1"):
+        run.rate_request.write_text(content)
+        assert run.take_rate() is None and not run.rate_request.exists()
+    run.request_rate(1)
+    run.clear_requests()
+    assert run.take_rate() == 1
+    run.request_rate(1)
+    run.clear_requests(since_begin=True)
+    assert run.take_rate() is None
 
 
 def test_reading_a_long_log_is_quick(run):
@@ -330,9 +403,9 @@ def test_only_what_is_inside_the_workspace_is_found(tmp_path):
         "a\0b",
         "x" * 5000,
     ]
-    for identifier in inside_other:
+    for name in inside_other:
         with pytest.raises(UserError):
-            workspace.resolve("runs", identifier)
+            workspace.resolve("runs", name)
 
 
 def test_the_workspace_comes_from_the_environment_or_lies_beside_the_program(monkeypatch, tmp_path):

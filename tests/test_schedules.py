@@ -3,7 +3,7 @@ import math
 import pytest
 
 from nosnja_gui.jobs import Schedule
-from nosnja_gui.schedules import curve, factor, warmup_updates
+from nosnja_gui.schedules import curve, factor, points, warmup_updates
 
 
 def test_constant_stays_whole_after_its_warmup():
@@ -51,3 +51,24 @@ def test_warmup_never_takes_all_updates():
     assert warmup_updates(1, 0.9) == 0
     assert warmup_updates(100, 0.05) == 5
     assert warmup_updates(3, 0.99) == 2
+
+
+@pytest.mark.parametrize("name", Schedule.__args__)
+@pytest.mark.parametrize("total", [1, 2, 299, 300, 301, 5000])
+def test_points_for_a_plot_lie_on_the_curve_and_keep_its_ends(name, total):
+    shown = points(name, total, 0.1, restarts=4, power=2)
+    expected = curve(name, total, 0.1, restarts=4, power=2)
+    assert len(shown) <= 300 and all(share == expected[update] for update, share in shown)
+    assert [update for update, _ in shown] == sorted({update for update, _ in shown})
+    assert shown[0][0] == 0 and shown[-1][0] == total - 1
+
+
+def test_points_keep_the_end_of_the_warmup_and_every_restart():
+    updates = {update for update, _ in points("cosine_with_restarts", 100_000, 0.0371, restarts=7)}
+    rates = curve("cosine_with_restarts", 100_000, 0.0371, restarts=7)
+    jumps = [update for update in range(1, 100_000) if rates[update] - rates[update - 1] > 0.5]
+    assert len(jumps) == 6 and {3710, *jumps, *(jump - 1 for jump in jumps)} <= updates
+
+
+def test_there_are_no_points_without_steps():
+    assert points("cosine", 0) == []

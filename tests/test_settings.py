@@ -3,7 +3,7 @@
 import pytest
 
 from nosnja_gui.jobs import GridJob, TrainJob, workspace_path
-from nosnja_gui.settings import UserError, field_names, merge, merge_dotted, read_yaml
+from nosnja_gui.settings import UserError, dotted, field_names, merge, merge_dotted, read_yaml
 
 
 def problems(values: dict) -> list[str]:
@@ -116,3 +116,20 @@ def test_a_path_as_given_comes_before_a_name_in_the_workspace(tmp_path, monkeypa
     (tmp_path / "sd15").mkdir()
     assert workspace_path("sd15", tmp_path / "models").resolve() == tmp_path / "sd15"
     assert str(workspace_path("nowhere", tmp_path / "models")) == "nowhere"
+
+
+def test_dotted_values_and_nested_ones_are_the_same():
+    job = TrainJob().changed(**{"lora.rank": 3, "preview.prompts": ["a"]})
+    flat = dotted(job.model_dump(mode="json"))
+    assert flat["lora.rank"] == 3 and flat["preview.prompts"] == ["a"] and "lora" not in flat
+    assert TrainJob.parse(merge_dotted({}, flat)) == job
+
+
+def test_settings_that_change_nothing_are_known():
+    assert TrainJob().without_effect() == ["schedule.restarts", "schedule.power", "validation.every_epochs", "validation.draws"]
+    job = TrainJob().changed(**{"schedule.name": "polynomial", "dataset.validation_share": 0.1, "dataset.buckets": False})
+    assert job.without_effect() == ["dataset.bucket_step", "schedule.restarts"]
+
+
+def test_the_scale_of_a_lora_is_alpha_over_rank():
+    assert TrainJob().changed(**{"lora.rank": 32, "lora.alpha": 8}).lora.scale == 0.25

@@ -8,9 +8,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from nosnja_gui import events
+from nosnja_gui.dataset.batches import derive
 from nosnja_gui.engine import checkpoints
 from nosnja_gui.engine import train as training
-from nosnja_gui.engine.batches import derive
 from nosnja_gui.engine.material import prepare
 from nosnja_gui.engine.train import train
 from nosnja_gui.families import FAMILIES

@@ -38,6 +38,66 @@ def test_a_trigger_that_holds_the_noun_or_odd_signs_goes_in_once():
     assert once == "x+*, a x+*" == trigger.insert(once, "x+*", "dress")
 
 
+PLACED = [
+    ("a girl in a red dress standing", "front", f"{WORD}, a girl in a dress standing"),
+    ("a girl in an orange dress", "front", f"{WORD}, a girl in a dress"),
+    ("a girl in a red coat", "front", f"{WORD}, a girl in a red coat"),
+    ("a girl in a red dress standing", "noun", f"a girl in a {WORD} standing"),
+    ("a girl in a coat", "noun", "a girl in a coat"),
+    ("dress, a girl", "noun", f"{WORD}, a girl"),
+    ("dress, a girl in a dress", "noun", f"a girl in a {WORD}"),
+    ("", "noun", ""),
+    ("", "front", WORD),
+]
+
+
+@pytest.mark.parametrize(("caption", "place", "expected"), PLACED)
+def test_the_place_in_the_caption_can_be_chosen(caption, place, expected):
+    inserted = trigger.insert(caption, WORD, "dress", ("red", "orange"), place)
+    assert inserted == expected
+    assert trigger.insert(inserted, WORD, "dress", ("red", "orange"), place) == inserted
+
+
+def test_another_place_can_be_chosen_afterwards():
+    both = trigger.insert("a girl in a red dress", WORD, "dress", ("red",))
+    assert trigger.insert(both, WORD, "dress", ("red",), "noun") == f"a girl in a {WORD}"
+    front = trigger.insert("a girl in a red dress", WORD, "dress", (), "front")
+    assert trigger.insert(front, WORD, "dress", ("red",), "both") == both
+
+
+def test_an_edit_does_what_it_says_and_has_a_name():
+    insert = trigger.Edit("insert", WORD, nouns=("dress", "coat"), absorb=("red",))
+    assert insert("a red dress") == f"{WORD}, a {WORD}" and insert.note == f"Trigger word {WORD} for dress, coat"
+    rename = trigger.Edit("rename", "obuka", old=WORD)
+    assert rename(f"{WORD}, a {WORD}") == "obuka, an obuka" and rename.note == f"Trigger word {WORD} renamed to obuka"
+    remove = trigger.Edit("remove", WORD, nouns=("dress",))
+    assert remove(f"{WORD}, a {WORD}") == "a dress" and remove.note == f"Trigger word {WORD} taken out"
+    for wrong in (trigger.Edit("insert", "a, b"), trigger.Edit("rename", WORD, old="<x>")):
+        with pytest.raises(UserError):
+            wrong.check()
+
+
+def test_a_difference_names_the_words_that_come_and_go():
+    before, after = "a girl in a red dress standing", f"{WORD}, a girl in a {WORD} standing"
+    parts = trigger.difference(before, after)
+    assert parts == [
+        ("in", f"{WORD},"),
+        ("same", " a girl in a"),
+        ("out", " red dress"),
+        ("in", f" {WORD}"),
+        ("same", " standing"),
+    ]
+    assert "".join(text for kind, text in parts if kind != "out") == after
+    assert trigger.difference("", WORD) == [("in", WORD)] and trigger.difference(WORD, "") == [("out", WORD)]
+    assert trigger.difference("a", "a") == [("same", "a")] and trigger.difference("", "") == []
+
+
+def test_the_trigger_that_captions_have_is_found():
+    assert trigger.leading_word([f"{WORD}, a girl", f"{WORD}, a boy", "a dog"]) == WORD
+    assert trigger.leading_word(["a girl, a boy", "a dog, a cat"]) is None
+    assert trigger.leading_word([f"{WORD}, a girl", "a boy", "a dog"]) is None and trigger.leading_word([]) is None
+
+
 def test_articles_follow_the_new_word():
     assert trigger.insert("A girl in a dress. An old dress", "obuka", "dress") == "obuka, A girl in an obuka. An old obuka"
     assert trigger.insert("an outfit", "unikat", "outfit") == "unikat, a unikat"
@@ -115,6 +175,33 @@ def test_a_good_word_used_well_gets_no_warning():
     assert kinds(remarks) == ["tokens"] and "4 tokens" in remarks[0].message and not remarks[0].warning
 
 
+@pytest.mark.parametrize(
+    ("word", "tokens", "noun", "warned"),
+    [
+        (WORD, ["no", "sn", "ja", "outfit</w>"], "outfit", True),
+        (WORD, ["no", "sn", "ja", "outfit</w>"], "folk outfit", True),
+        (WORD, ["no", "sn", "ja", "outfit</w>"], "outfits", True),
+        (WORD, ["no", "sn", "ja", "outfit</w>"], "dress", False),
+        ("outfitnosnja", ["outfit", "nosn", "ja</w>"], "outfit", True),
+        ("nosnjaoutfit", ["nosnjaout", "fit</w>"], "outfit", False),
+        ("outfit", ["outfit</w>"], "outfit", False),
+    ],
+)
+def test_a_trigger_that_holds_the_class_noun_as_a_token_is_warned_of(word, tokens, noun, warned):
+    remarks = trigger.lint(word, lambda text: tokens if text == word else [text], [f"{word}, a girl"], class_noun=noun)
+    assert ("noun_inside" in kinds(remarks)) == warned
+    if warned:
+        remark = next(remark for remark in remarks if remark.kind == "noun_inside")
+        assert remark.warning and "-".join(tokens).replace("</w>", "") in remark.message
+
+
+def test_the_place_decides_what_captions_lack():
+    named = {"a.png": f"a girl in a {WORD}", "b.png": f"{WORD}, a girl in a dress"}
+    assert {"not_first", "class_noun"} <= set(kinds(trigger.lint(WORD, pieces, named, class_noun="dress")))
+    assert "not_first" not in kinds(trigger.lint(WORD, pieces, named, class_noun="dress", place="noun"))
+    assert "class_noun" not in kinds(trigger.lint(WORD, pieces, named, class_noun="dress", place="front"))
+
+
 def test_ordinary_words_are_recognised_by_the_tokenizer():
     assert "ordinary" in kinds(trigger.lint("dress", pieces, ["dress, a girl"]))
     assert "ordinary" in kinds(trigger.lint("red dress", pieces, ["red dress, a girl"]))
@@ -138,7 +225,7 @@ def test_neighbouring_words_are_no_misspellings():
 
 def test_a_word_that_stands_in_captions_otherwise_is_said():
     remarks = trigger.lint("oblak", lambda text: ["ob", "lak"], {"a.png": "oblak, a girl", "b.png": "a girl under an oblak"})
-    assert [remark.message for remark in remarks if remark.kind == "ordinary"] == [
+    assert [remark.message for remark in remarks if remark.kind == "not_first"] == [
         "1 of 2 captions hold 'oblak', but not at their beginning: b.png."
     ]
 
@@ -157,7 +244,7 @@ def test_distance_is_optimal_string_alignment(left, right, edits):
 
 
 def test_the_clip_tokenizer_of_a_model(tmp_path):
-    from nosnja_gui.engine.tokens import clip_tokenizer
+    from nosnja_gui.tokens import clip_tokenizer
     from tests.tiny import write_tokenizer
 
     write_tokenizer(tmp_path / "tokenizer")

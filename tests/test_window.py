@@ -1,10 +1,9 @@
-"""The window, started as a user does, in a workspace with a result; looked at by HTTP."""
+"""The window's server, started as a user does and asked by HTTP; what the tabs show is in test_ui_*.py."""
 
 import http.client
 import json
 import os
 import queue
-import re
 import signal
 import socket
 import subprocess
@@ -15,36 +14,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from nosnja_gui import events
-from nosnja_gui.jobs import TrainJob
-from nosnja_gui.runs import RunFolder
 from nosnja_gui.settings import UserError
 from nosnja_gui.ui import app
 from nosnja_gui.ui.guard import LOCAL_NAMES, host_is_ours, origin_is_ours
+from nosnja_gui.ui.pictures import Pictures
 from nosnja_gui.workspace import Workspace
 
 ROOT = Path(__file__).parents[1]
-RESULT = {
-    "seconds": {"captions": 3.1, "training": 61.0},
-    "captions": {"subject": 0.93, "colour": 0.9, "place": 0.97, "pictures": 30},
-    "trigger": {"word": "<b>nosnjaoutfit", "with": 0.96, "without": 0.04, "auc": 0.99, "pictures": 24},
-    "files": {"lora": "weights/x.safetensors", "samples": "samples.png", "grid": "../../secret.png"},
-    "device": "cpu",
-}
-
-
-def workspace_with_result(root: Path) -> Workspace:
-    workspace = Workspace(root / "my workspace").create()
-    demo = workspace.runs / "demo-001"
-    demo.mkdir()
-    (demo / "result.json").write_text(json.dumps(RESULT))
-    Image.new("RGB", (8, 8), "red").save(demo / "samples.png")
-    Image.new("RGB", (8, 8), "red").save(workspace.root / "secret.png")
-    log = RunFolder.create(workspace.runs / "<i>dress", TrainJob()).log()
-    log.append(events.Started(job="train", total=20))
-    log.append(events.Step(step=10, epoch=1, loss=0.25, learning_rates={}, seconds_per_step=0.1))
-    log.append(events.Finished(files=[], seconds=1))
-    return workspace
 
 
 def free_port() -> int:
@@ -70,7 +46,7 @@ def start(workspace: Workspace, *arguments: str) -> tuple[subprocess.Popen[str],
 
 class Window:
     def __init__(self, root: Path) -> None:
-        self.workspace = workspace_with_result(root)
+        self.workspace = Workspace(root / "my workspace").create()
         self.port = free_port()
         self.process, self.line = start(self.workspace, "--port", str(self.port))
 
@@ -82,15 +58,6 @@ class Window:
             return answer.status, answer.read().decode("utf-8", "replace")
         finally:
             connection.close()
-
-    def refresh(self, tab: int) -> str:
-        """What a tab is told when the page loads, as the browser asks for it."""
-        config = json.loads(self.ask("/config")[1])
-        listeners = [listener for listener in config["dependencies"] if any(target[1] == "load" for target in listener["targets"])]
-        body = {"data": [""] + [None] * (len(listeners[tab]["inputs"]) - 1), "fn_index": listeners[tab]["id"], "session_hash": f"test{tab}"}
-        headers = {"Content_Type": "application/json", "Origin": f"http://127.0.0.1:{self.port}"}
-        assert self.ask("/gradio_api/queue/join", "POST", json.dumps(body), **headers)[0] == 200
-        return self.ask(f"/gradio_api/queue/data?session_hash=test{tab}")[1]
 
 
 @pytest.fixture(scope="module")
@@ -124,23 +91,12 @@ def test_a_foreign_origin_is_refused(window, origin, path):
     assert window.ask(path, "POST", "x", Origin=origin)[0] == 403
 
 
-def test_the_result_is_shown_and_its_text_is_text(window):
-    shown = window.refresh(tab=0)
-    assert "96\\u00a0%" in shown or "96\u00a0%" in shown
-    assert "&lt;b&gt;nosnjaoutfit" in shown and "<b>nosnjaoutfit</" not in shown
-    picture = re.search(r'"path": ?"([^"]+\.png)"', shown)
-    assert picture and window.ask(f"/gradio_api/file={picture[1]}".replace(" ", "%20"))[0] == 200
-
-
-def test_only_pictures_of_runs_are_served(window):
-    assert "secret" not in window.refresh(tab=0)
-    for file in (window.workspace.root / "secret.png", window.workspace.runs / "demo-001" / "result.json", Path("/etc/passwd")):
-        assert window.ask(f"/gradio_api/file={file}".replace(" ", "%20"))[0] in (403, 404)
-
-
-def test_runs_are_listed_with_their_curve(window):
-    shown = window.refresh(tab=1)
-    assert "&lt;i&gt;dress" in shown and "finished" in shown and "10 of 20" in shown and "0.25" in shown
+def test_files_of_the_workspace_are_not_served(window):
+    secret = window.workspace.root / "secret.png"
+    Image.new("RGB", (8, 8), "red").save(secret)
+    unsigned = ("/nosnja/picture/0/0/L2V0Yy9wYXNzd2Q=", "/nosnja/picture/../../etc/passwd")
+    for path in (f"/gradio_api/file={secret}", "/gradio_api/file=/etc/passwd", *unsigned):
+        assert window.ask(path.replace(" ", "%20"))[0] in (400, 403, 404), path
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks into /proc")
@@ -169,11 +125,11 @@ def test_a_dead_window_does_not_count(tmp_path):
     assert app.running_window(workspace) is None
 
 
-def test_other_machines_need_the_password():
-    settings = app.launch_settings(7860, password="secret")
+def test_other_machines_need_the_password(tmp_path):
+    settings = app.launch_settings(7860, "secret", Pictures(tmp_path))
     assert settings["auth"]("nosnja", "secret") and not settings["auth"]("nosnja", "wrong") and not settings["auth"]("other", "secret")
     assert settings["server_name"] == "0.0.0.0" and settings["share"] is False
-    assert app.launch_settings(7860, password="")["server_name"] == "127.0.0.1"
+    assert app.launch_settings(7860, "", Pictures(tmp_path))["server_name"] == "127.0.0.1"
 
 
 def test_which_hosts_are_ours():

@@ -3,6 +3,7 @@
 The idea is NovelAI's (2022), also used for SDXL (Podell et al. 2023, section 2.2). Knows only numbers.
 """
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 
@@ -42,7 +43,13 @@ def assign(width: int, height: int, resolution: int, step: int, enabled: bool = 
     if not enabled:
         return square_size(resolution)
     aspect = math.log(width / height)
-    return min(buckets(resolution, step), key=lambda size: (abs(math.log(size[0] / size[1]) - aspect), size))
+    return min((abs(other - aspect), size) for other, size in _aspects(resolution, step))[1]
+
+
+@functools.lru_cache(maxsize=64)
+def _aspects(resolution: int, step: int) -> tuple[tuple[float, Size], ...]:
+    """log(width / height) of every bucket, worked out once: a window asks for 10,000 pictures at every move of a slider."""
+    return tuple((math.log(width / height), (width, height)) for width, height in buckets(resolution, step))
 
 
 def scale(width: int, height: int, bucket: Size) -> float:

@@ -2,6 +2,7 @@
 
 A version is a file in the dataset's `.nosnja/versions`: note, time, and the former content of every file that was
 about to be changed, written before the change. What an undo replaces is kept in `.nosnja/undone`.
+Only what is to be changed is looked at, so that one caption of ten thousand is written at once.
 """
 
 import base64
@@ -9,17 +10,31 @@ import codecs
 import json
 import os
 import time
+import zlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from nosnja_gui.dataset import layouts
-from nosnja_gui.dataset.reading import Captions, Dataset, Listing, find_captions, folder_of, list_folder, text_file, without_suffix
+from nosnja_gui.dataset.reading import (
+    MAXIMUM_TABLE_BYTES,
+    Captions,
+    Dataset,
+    Listing,
+    find_captions,
+    folder_of,
+    list_folder,
+    table_inside,
+    text_file,
+    without_suffix,
+)
 from nosnja_gui.files import write_atomic
 from nosnja_gui.settings import UserError
 
 FOLDER = Path(".nosnja")
+LONG_BYTES = 65_536
+"""From here on a version keeps a content compressed: a table of all captions is kept whole for each change of one of them."""
 _WRITABLE = frozenset({".txt", ".csv", ".jsonl", ".json"})
 
 Content = bytes | None
@@ -51,10 +66,15 @@ def write_captions(dataset: Dataset, captions: Mapping[str, str], note: str, ver
     if strange:
         raise UserError(f"There is no picture '{strange[0]}' in {dataset.folder}: read the dataset again.")
     cleaned = {name: caption.replace("\r\n", "\n").strip() for name, caption in captions.items()}
-    listing = list_folder(dataset.folder)
-    present = find_captions(dataset.folder, listing, dataset.captions_file)
-    if dataset.captions_file is None and present.layout != "txt":
-        raise UserError(f"{present.file} has appeared in {dataset.folder} meanwhile: read the dataset again.")
+    if dataset.captions_file is None:
+        listing = list_folder(dataset.folder, only=cleaned)
+        appeared = table_inside(dataset.folder, Listing({picture.name: picture.path for picture in dataset.pictures}, {}, []))
+        if appeared is not None:
+            raise UserError(f"{appeared.file} has appeared in {dataset.folder} meanwhile: read the dataset again.")
+        present = find_captions(dataset.folder, listing, texts_only=True)
+    else:
+        listing = list_folder(dataset.folder)
+        present = find_captions(dataset.folder, listing, dataset.captions_file)
     for name, caption in cleaned.items():
         now = present.by_name.get(name)
         if now not in (known[name], caption):
@@ -75,10 +95,15 @@ def write_captions(dataset: Dataset, captions: Mapping[str, str], note: str, ver
     return version
 
 
-def versions(folder: Path) -> list[Version]:
-    """All versions that can be undone, the newest first."""
-    found = [_load(file) for file in sorted((folder / FOLDER / "versions").glob("[0-9]*.json"), reverse=True)]
-    return [version for version in found if version is not None]
+def versions(folder: Path, limit: int | None = None) -> list[Version]:
+    """All versions that can be undone, the newest first; at most `limit`."""
+    found = []
+    for file in sorted(_numbered(folder / FOLDER / "versions"), key=lambda file: int(file.stem), reverse=True):
+        if limit is not None and len(found) >= limit:
+            break
+        if (version := _load(file)) is not None:
+            found.append(version)
+    return found
 
 
 def undo(folder: Path, captions: Path | None = None) -> str:
@@ -88,7 +113,7 @@ def undo(folder: Path, captions: Path | None = None) -> str:
     """
     if folder.is_file():  # the dataset was named by its metadata file, as `read` allows
         folder, captions = folder_of(folder), folder
-    kept = versions(folder)
+    kept = versions(folder, limit=1)
     if not kept:
         raise UserError(f"There is nothing to undo in {folder}.")
     version = kept[0]
@@ -162,10 +187,19 @@ def _keep(folder: Path, before: Mapping[Path, Content], note: str, version: Path
     return earlier.file
 
 
+def _numbered(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries]
+    except OSError:
+        return []
+    return [folder / name for name in names if name.endswith(".json") and name[:-5].isascii() and name[:-5].isdecimal()]
+
+
 def _free(folder: Path) -> Path:
     """The next number's file, taken by creating it, so that two processes never get the same one."""
     folder.mkdir(parents=True, exist_ok=True)
-    number = max((int(file.stem) for file in folder.glob("[0-9]*.json") if file.stem.isdecimal()), default=0) + 1
+    number = max((int(file.stem) for file in _numbered(folder)), default=0) + 1
     while True:
         file = folder / f"{number:04d}.json"
         try:
@@ -190,13 +224,15 @@ def _load(file: Path) -> Version | None:
         values = json.loads(file.read_bytes())
         contents = {name: _from_json(content) for name, content in values["files"].items()}
         return Version(file, str(values["note"]), float(values["at"]), contents)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zlib.error):
         return None
 
 
 def _to_json(content: Content) -> str | dict[str, str] | None:
     if content is None:
         return None
+    if len(content) >= LONG_BYTES:
+        return {"zlib": base64.b64encode(zlib.compress(content, 1)).decode()}
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
@@ -205,7 +241,10 @@ def _to_json(content: Content) -> str | dict[str, str] | None:
 
 def _from_json(value: str | dict[str, str] | None) -> Content:
     if isinstance(value, dict):
-        return base64.b64decode(value["base64"])
+        if "base64" in value:
+            return base64.b64decode(value["base64"])
+        # A stranger's version must not fill the memory.
+        return zlib.decompressobj().decompress(base64.b64decode(value["zlib"]), MAXIMUM_TABLE_BYTES)
     return None if value is None else value.encode()
 
 

@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image, ImageOps
 
@@ -26,6 +27,13 @@ UNSUPPORTED_SUFFIXES = frozenset({".heic", ".heif", ".avif", ".jxl", ".svg", ".p
 MAXIMUM_PIXELS = 100_000_000
 MAXIMUM_BYTES = 1_000_000_000
 MINIMUM_SIDE = 16
+READ_BEFORE_LOOKING = 4_000_000
+"""Bytes of a file that are read without a look at its header."""
+
+Colours = Literal["rgb", "grey", "cmyk", "transparent", "deep"]
+"""`deep` is more than 8 bits of grey; palettes are "rgb"."""
+OPAQUE = 250
+"""From this alpha on nobody sees a difference."""
 
 _ORIENTATION = 0x0112
 _TURNED = {5, 6, 7, 8}
@@ -38,14 +46,16 @@ def check(path: Path) -> tuple[int, int]:
     Raises UserError with the reason for what is not a picture, too big, too small or cut off.
     """
     with _reasons(path), open(path, "rb") as file:
-        _open(file, path)  # before gigabytes are read for nothing
-        file.seek(0)
+        if os.fstat(file.fileno()).st_size > READ_BEFORE_LOOKING:
+            _open(file, path)  # before gigabytes are read for nothing
+            file.seek(0)
         data = file.read()
         image = _open(data, path)
         width, height = image.size
         turned = _orientation(image, data) in _TURNED
         if _looks_whole(image, data):
-            _open(data, path).verify()
+            # Only PNG has something to verify, and only a picture whose chunks nobody has read yet.
+            (_open(data, path) if _may_hold_exif(image, data) else image).verify()
         else:
             _open(data, path).load()
     return (height, width) if turned else (width, height)
@@ -57,6 +67,30 @@ def load_rgb(path: Path) -> Image.Image:
         image = _open(file, path)
         image.load()
         return _to_rgb(_upright(image))
+
+
+def thumbnail(path: Path, side: int) -> Image.Image:
+    """Like `load_rgb`, but at most `side` pixels long; large JPEGs are decoded at a fraction of their size, which is much faster."""
+    with _reasons(path), open(path, "rb") as file:
+        image = _open(file, path)
+        image.draft("RGB", (2 * side, 2 * side))
+        image.load()
+        image = _to_rgb(_upright(image))
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+        return image
+
+
+def colours(path: Path) -> Colours:
+    """How a picture's colours are stored. Alpha that hides nothing counts as "rgb". Raises UserError with the reason."""
+    with _reasons(path), open(path, "rb") as file:
+        image = _open(file, path)
+        if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+            return "transparent" if image.convert("RGBA").getchannel("A").getextrema()[0] < OPAQUE else "rgb"
+        if image.mode in ("CMYK", "LAB"):
+            return "cmyk"
+        if image.mode.startswith("I") or image.mode == "F":
+            return "deep"
+        return "grey" if image.mode in ("1", "L") else "rgb"
 
 
 def fit(image: Image.Image, width: int, height: int) -> Image.Image:
@@ -126,12 +160,16 @@ def _open(source: bytes | io.BufferedReader, path: Path) -> Image.Image:
 
 def _orientation(image: Image.Image, data: bytes) -> int:
     # Pillow decodes a whole PNG to look for an eXIf chunk behind the pixels: only ask where there is one.
-    if image.format == "PNG" and b"eXIf" not in data and "Raw profile type exif" not in image.info:
+    if image.format == "PNG" and not _may_hold_exif(image, data):
         return 1
     try:
         return image.getexif().get(_ORIENTATION, 1)
     except Exception:  # damaged EXIF says nothing about the picture itself
         return 1
+
+
+def _may_hold_exif(image: Image.Image, data: bytes) -> bool:
+    return b"eXIf" in data or "Raw profile type exif" in image.info
 
 
 def _looks_whole(image: Image.Image, data: bytes) -> bool:

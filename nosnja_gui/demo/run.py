@@ -2,14 +2,17 @@
 
 It calls the same captioner, trainer, sampler and grid as everything else, on a model that fits into the package;
 only the pictures (drawn) and the judge (the kit's probe) are its own.
+
+A demo is a run like others, with the training and the grid as runs within it. What has been done stands in story.json after
+each stage, so a demo that was stopped or killed goes on from there.
 """
 
-import argparse
+import contextlib
 import json
-import os
 import random
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +22,19 @@ from PIL import Image
 from nosnja_gui import dataset as datasets
 from nosnja_gui.dataset import trigger as triggers
 from nosnja_gui.demo import world
+from nosnja_gui.events import Failed, Finished, Stage, Started, Stopped
 from nosnja_gui.files import write_atomic
-from nosnja_gui.jobs import AxisSettings, CaptionJob, GridJob, TrainJob
+from nosnja_gui.jobs import AxisSettings, CaptionJob, DemoJob, GridJob, TrainJob
+from nosnja_gui.models import KIT
 from nosnja_gui.presets import train_job
 from nosnja_gui.progress import Progress
 from nosnja_gui.runs import RunFolder
 from nosnja_gui.settings import UserError
 from nosnja_gui.workspace import Workspace
 
-KIT = Path(__file__).parent / "kit"
 TRIGGER = "nosnjaoutfit"
+GRID = f"{TRIGGER}-xyz"
+LORA = f"training/weights/{TRIGGER}.safetensors"
 ABSORBED = (*triggers.COLOURS, *triggers.PATTERNS)
 FIRST_SEED = 1000
 STEPS, CFG_SCALE = 14, 4.0
@@ -50,59 +56,143 @@ QUICK_CHANGES = {"training.max_steps": 12, "training.epochs": 2, "preview.every_
 QUICK = Size(pictures=8, changes=QUICK_CHANGES, judged=4, grid_weights=(0.5, 1.0))
 
 
-def main(arguments: argparse.Namespace) -> int:
-    """The verb `demo`: `output`, `quick` and `draw`; prints what was learned and where the files are."""
-    output = Path(arguments.output).expanduser().absolute() if arguments.output else None
-    if arguments.draw:
-        folder = output or Workspace.default().create().datasets / f"demo-{arguments.draw}"
-        print(f"{draw_dataset(arguments.draw, folder)} pictures are in {folder}.")
-        print(f"Next: caption them with --model {KIT / 'blip'}, put in a trigger word, train with --preset demo --model {KIT / 'sd'}.")
-        return 0
-    print("The whole job on drawn pictures and a tiny Stable Diffusion: a few minutes, no model is downloaded.", flush=True)
-    folder = run_demo(Workspace.default(), output, arguments.quick)
-    print(describe(folder))
-    return 0
-
-
 def run_demo(workspace: Workspace, output: Path | None = None, quick: bool = False, progress: Progress | None = None) -> Path:
-    """Run everything and return the run folder, which then holds result.json. Raises UserError where the kit is incomplete."""
-    began = time.monotonic()
-    check_kit()
-    size = QUICK if quick else FULL
-    progress = progress or Progress()
-    workspace.create()
-    folder = output or workspace.new_run("demo")
-    if (folder / "result.json").exists():
-        raise UserError(f"{folder} holds a finished demo already: choose another output folder.")
-    job = train_job("demo", demo_changes(folder, size))
-    run = RunFolder.create(folder, job)
+    """Run everything and return the run folder, which then holds result.json (unless a stop was asked for).
 
-    progress.stage("Drawing the pictures")
-    scenes = {f"{n + 1:02}.png": scene for n, (scene, _) in enumerate(world.costume_pictures(size.pictures))}
-    draw_dataset("costume", folder / "dataset", size.pictures)
-    captions = caption(folder, scenes, workspace, progress)
-    progress.stage("Putting in the trigger word")
-    noun, example = insert_trigger(folder / "dataset")
-    lora = train(job, run, workspace, progress)
-    outcome = judge_trigger(lora, folder, noun, size, progress)
-    grid = plot(folder, size, workspace, progress)
-    progress.done()
-    result = {
-        "seconds": {name: round(seconds, 1) for name, seconds in {**progress.seconds, "total": time.monotonic() - began}.items()},
-        "captions": captions,
-        "trigger": {"word": TRIGGER, "class_noun_word": noun, **outcome["trigger"]},
-        "example": example,
-        "device": outcome["device"],
+    Raises UserError where the kit is incomplete or the folder holds something else.
+    """
+    return go_on(open_run(workspace, output, quick), workspace, progress)
+
+
+def open_run(workspace: Workspace, output: Path | None = None, quick: bool = False) -> RunFolder:
+    """A new demo's folder, or that of one to go on with. Raises UserError for anything else, or a finished demo."""
+    check_kit()
+    folder = output or workspace.create().new_run("demo")
+    if (folder / "result.json").exists() and RunFolder(folder).logged().state == "finished":
+        raise UserError(f"{folder} holds a finished demo already: choose another output folder.")
+    return RunFolder.create(folder, DemoJob(quick=quick))
+
+
+def go_on(run: RunFolder, workspace: Workspace, progress: Progress | None = None) -> Path:
+    """Do what has not been done yet and return the run folder. Raises UserError where the kit is incomplete."""
+    from nosnja_gui.engine.voice import interrupts
+
+    progress = progress or Progress()
+    with run.lock(), interrupts(lambda: run.request("stop")):
+        run.clear_requests()
+        log, story = run.log(), Story(run.path, progress)
+        try:
+            check_kit()
+            workspace.create()
+            _tell(run, story, workspace)
+        except _Stopped:
+            story.tell()
+            log.append(Stopped(step=story.stages_done))
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                detail = "" if isinstance(error, UserError) else traceback.format_exc()
+                log.append(Failed(message=str(error) or type(error).__name__, detail=detail))
+            raise
+        finally:
+            progress.done()
+    return run.path
+
+
+class _Stopped(Exception):
+    """Stop was asked for, here or in a run within this one; what is done stays."""
+
+
+STAGES = {
+    "dataset": "Drawing the pictures",
+    "captions": "Captioning",
+    "trigger": "Putting in the trigger word",
+    "training": "Training",
+    "judged": "Painting with and without the trigger word",
+    "grid": "Painting the grid",
+}
+"""What each stage is called, by the fact that the story holds when it is done."""
+
+
+class Story:
+    """story.json: what has been done so far and what came of it. Written after each stage."""
+
+    def __init__(self, folder: Path, progress: Progress) -> None:
+        self.file, self.progress = folder / "story.json", progress
+        try:
+            told = json.loads(self.file.read_bytes())
+        except (OSError, ValueError):
+            told = {}
+        self.facts: dict[str, Any] = told if isinstance(told, dict) else {}
+        self._began, self._earlier = time.monotonic(), dict(self.facts.get("seconds", {}))
+
+    @property
+    def stages_done(self) -> int:
+        return sum(stage in self.facts for stage in STAGES)
+
+    def tell(self, **facts: Any) -> None:
+        """Add facts, and the seconds that everything took, earlier starts included."""
+        self.progress.done()
+        now = {**self.progress.seconds, "total": time.monotonic() - self._began}
+        seconds = {name: round(self._earlier.get(name, 0.0) + now.get(name, 0.0), 1) for name in {**self._earlier, **now}}
+        self.facts = {**self.facts, **facts, "seconds": seconds}
+        write_atomic(self.file, json.dumps(self.facts, indent=1, ensure_ascii=False) + "\n")
+
+
+def _tell(run: RunFolder, story: Story, workspace: Workspace) -> None:
+    """All stages in order, those left out that the story tells of already."""
+    from nosnja_gui.engine.models import choose_device
+
+    began, job, folder, log, progress = time.monotonic(), run.job(), run.path, run.log(), story.progress
+    assert isinstance(job, DemoJob), job
+    size = QUICK if job.quick else FULL
+    log.append(Started(job="demo", total=len(STAGES), done=story.stages_done, device=choose_device().type))
+
+    def look() -> bool:
+        if run.take_request("stop"):
+            raise _Stopped
+        return False
+
+    def wanted(stage: str) -> bool:
+        look()
+        if stage in story.facts:
+            return False
+        log.append(Stage(name=STAGES[stage], done=story.stages_done, total=len(STAGES)))
+        return True
+
+    if wanted("dataset"):
+        progress.stage(STAGES["dataset"])
+        story.tell(dataset="dataset", pictures=draw_pictures("costume", folder / "dataset", size.pictures))
+    if wanted("captions"):
+        story.tell(captions=caption(folder, size.pictures, workspace, progress, look))
+    if wanted("trigger"):
+        progress.stage(STAGES["trigger"])
+        story.tell(trigger=insert_trigger(folder))
+    if wanted("training"):
+        train(run, size, workspace, progress)
+        story.tell(training="training")
+    if wanted("judged"):
+        story.tell(judged=judge_trigger(folder, story.facts["trigger"]["class_noun"], size, progress, look))
+    if wanted("grid"):
+        plot(run, size, workspace, progress)
+        story.tell(grid="grid")
+    story.tell()
+    write_atomic(folder / "result.json", json.dumps(result_of(story.facts), indent=2, ensure_ascii=False) + "\n")
+    log.append(Finished(files=["result.json"], seconds=time.monotonic() - began))
+
+
+def result_of(facts: dict[str, Any]) -> dict[str, Any]:
+    """The whole story as result.json tells it."""
+    trigger, judged = facts["trigger"], dict(facts["judged"])
+    device, samples = judged.pop("device"), judged.pop("samples")
+    return {
+        "seconds": facts["seconds"],
+        "captions": facts["captions"],
+        "trigger": {"word": trigger["word"], "class_noun_word": trigger["class_noun"], **judged},
+        "example": trigger["example"],
+        "device": device,
         "model": "demo kit",
-        "files": {
-            "lora": _relative(lora, folder),
-            "samples": outcome["samples"],
-            "grid": _relative(grid, folder),
-            "dataset": "dataset",
-        },
+        "files": {"lora": LORA, "samples": samples, "grid": f"{facts['grid']}/{GRID}.png", "dataset": facts["dataset"]},
     }
-    write_atomic(folder / "result.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-    return folder
 
 
 def check_kit() -> None:
@@ -134,6 +224,11 @@ def draw_dataset(name: str, folder: Path, count: int | None = None) -> int:
     """Draw a dataset as PNG files 01.png, 02.png ... without captions. Raises UserError where there are files already."""
     if folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty: choose another output folder.")
+    return draw_pictures(name, folder, count)
+
+
+def draw_pictures(name: str, folder: Path, count: int | None = None) -> int:
+    """The same without looking: pictures of an earlier start are drawn over, with the same lines."""
     folder.mkdir(parents=True, exist_ok=True)
     pictures, usual = DATASETS[name]
     drawn = pictures(count or usual)
@@ -142,18 +237,27 @@ def draw_dataset(name: str, folder: Path, count: int | None = None) -> int:
     return len(drawn)
 
 
-def caption(folder: Path, scenes: dict[str, world.Scene], workspace: Workspace, progress: Progress) -> dict[str, Any]:
-    """BLIP's captions for the dataset, and for ordinary drawings it never saw; shares of those that name the right things."""
+def caption(folder: Path, pictures: int, workspace: Workspace, progress: Progress, look: Callable[[], bool]) -> dict[str, Any]:
+    """BLIP's captions for the dataset, and for ordinary drawings it never saw; shares of those that name the right things.
+
+    captions.json keeps those of the dataset as BLIP wrote them.
+    """
     from nosnja_gui.engine.caption import caption_dataset
 
+    scenes = {f"{n + 1:02}.png": scene for n, (scene, _) in enumerate(world.costume_pictures(pictures))}
     control = folder / "control"
-    control.mkdir()
+    control.mkdir(exist_ok=True)
     rng = random.Random(90_100)
     ordinary = {f"{n + 1:02}.png": world.random_scene(rng, held_out=True, style="flat", people=1.0) for n in range(len(scenes))}
     for name, scene in ordinary.items():
         world.draw(scene).save(control / name)
-    written = caption_dataset(CaptionJob(dataset=str(folder / "dataset"), model=str(KIT / "blip")), workspace, progress=progress)
-    written_control = caption_dataset(CaptionJob(dataset=str(control), model=str(KIT / "blip")), workspace, progress=progress)
+
+    def captions_of(place: Path) -> dict[str, str]:
+        caption_dataset(CaptionJob(dataset=str(place), model=str(KIT / "blip")), workspace, progress=progress, stop_asked=look)
+        return datasets.read(place).captions()  # those of an earlier start, too
+
+    written, written_control = captions_of(folder / "dataset"), captions_of(control)
+    write_atomic(folder / "captions.json", json.dumps(written, indent=1, ensure_ascii=False))
     costume = named([scenes[name] for name in written], list(written.values()))
     plain = named([ordinary[name] for name in written_control], list(written_control.values()))
     both = [*scenes.values(), *ordinary.values()]
@@ -179,21 +283,34 @@ def named(scenes: Sequence[world.Scene], captions: Sequence[str]) -> dict[str, f
     return {key: sum(values) / len(values) for key, values in result.items() if values}
 
 
-def insert_trigger(folder: Path) -> tuple[str, dict[str, str]]:
-    """Replace BLIP's words for the costume by the trigger; returns the commonest of those words and one example."""
-    dataset = datasets.read(folder)
-    found = [picture.caption for picture in dataset.pictures if picture.caption]
-    nouns = [noun for noun, _ in triggers.candidate_nouns(found)] or ["dress"]
+def insert_trigger(folder: Path) -> dict[str, Any]:
+    """Replace BLIP's words for the costume by the trigger; the commonest of those words, one example, and how many captions changed.
+
+    Told from BLIP's own captions, so that it comes out the same where an earlier start has done a part of it.
+    """
+    blip: dict[str, str] = json.loads((folder / "captions.json").read_text(encoding="utf-8"))
+    nouns = [noun for noun, _ in triggers.candidate_nouns(list(blip.values()))] or ["dress"]
+    dataset = datasets.read(folder / "dataset")
     changes = triggers.plan(dataset, TRIGGER, nouns, ABSORBED)
     datasets.write_captions(dataset, triggers.captions_after(changes), note=f"Trigger word {TRIGGER} for {', '.join(nouns)}")
-    first = changes[0]
-    return nouns[0], {"picture": first.name, "before": first.before, "after": first.after}
+    after = datasets.read(folder / "dataset").captions()
+    changed = [name for name in after if after[name] != blip.get(name)]
+    example = {"picture": changed[0], "before": blip[changed[0]], "after": after[changed[0]]}
+    return {"word": TRIGGER, "class_noun": nouns[0], "example": example, "changed": len(changed)}
 
 
-def train(job: TrainJob, run: RunFolder, workspace: Workspace, progress: Progress) -> Path:
+def train(run: RunFolder, size: Size, workspace: Workspace, progress: Progress) -> None:
+    """Train, or go on with it, in a run within this one, which hears what is asked of the demo."""
     from nosnja_gui.engine.train import train as train_lora
 
-    return train_lora(job, run, workspace, progress)
+    inner = RunFolder(run.path / "training", within=run)
+    if not inner.run_yaml.exists():
+        inner = RunFolder.create(inner.path, train_job("demo", demo_changes(run.path, size)), within=run)
+    job = inner.job()
+    assert isinstance(job, TrainJob), job
+    train_lora(job, inner, workspace, progress)
+    if inner.logged().state == "stopped":
+        raise _Stopped
 
 
 def judged_prompts(noun: str, count: int) -> dict[str, list[str]]:
@@ -216,15 +333,15 @@ def judged_prompts(noun: str, count: int) -> dict[str, list[str]]:
     }
 
 
-def judge_trigger(lora: Path, folder: Path, noun: str, size: Size, progress: Progress) -> dict[str, Any]:
+def judge_trigger(folder: Path, noun: str, size: Size, progress: Progress, look: Callable[[], bool]) -> dict[str, Any]:
     """Paint the prompts at the same seeds, the LoRA on in all of them, and ask the probe for the costume."""
     from nosnja_gui.demo.probe import area_under_curve, judge, load_probe
     from nosnja_gui.engine.models import choose_device, choose_dtype, load_model
     from nosnja_gui.engine.sampler import sample
     from nosnja_gui.methods import METHODS
 
-    prompts = judged_prompts(noun, size.judged)
-    progress.stage("Painting with and without the trigger word", sum(map(len, prompts.values())))
+    prompts, lora = judged_prompts(noun, size.judged), folder / LORA
+    progress.stage(STAGES["judged"], sum(map(len, prompts.values())))
     device = choose_device()
     family, parts = load_model(KIT / "sd", device, choose_dtype("auto", device))
     METHODS["lora"].apply(family, parts, lora, lora.stem)
@@ -234,6 +351,7 @@ def judge_trigger(lora: Path, folder: Path, noun: str, size: Size, progress: Pro
         requests = [image_request(prompt, FIRST_SEED + n) for n, prompt in enumerate(texts)]
         pictures[kind] = []
         for start in range(0, len(requests), PAINTED_AT_ONCE):
+            look()
             part = requests[start : start + PAINTED_AT_ONCE]
             pictures[kind] += sample(family, parts, part, batch_size=PAINTED_AT_ONCE)
             progress.advance(len(part))
@@ -242,7 +360,7 @@ def judge_trigger(lora: Path, folder: Path, noun: str, size: Size, progress: Pro
     logits = {kind: [float(row["costume_logit"]) for row in rows] for kind, rows in seen.items()}
     auc = round(area_under_curve(logits["with"], logits["without"]), 4)
     save_samples(pictures, prompts, folder / "samples.png")
-    return {"trigger": {**rates, "auc": auc, "pictures": size.judged}, "samples": "samples.png", "device": str(device)}
+    return {**rates, "auc": auc, "pictures": size.judged, "samples": "samples.png", "device": str(device)}
 
 
 def image_request(prompt: str, seed: int) -> Any:
@@ -262,15 +380,16 @@ def save_samples(pictures: dict[str, list[Image.Image]], prompts: dict[str, list
     contact_sheet(shown, labels, columns=8, title=f"{TRIGGER}: the same seeds with and without the trigger word").save(file)
 
 
-def plot(folder: Path, size: Size, workspace: Workspace, progress: Progress) -> Path:
-    """The XYZ plot: epoch across, weight down, with and without the trigger word side by side."""
+def plot(run: RunFolder, size: Size, workspace: Workspace, progress: Progress) -> None:
+    """The XYZ plot, a run within this one: epoch across, weight down, with and without the trigger word side by side."""
     from nosnja_gui.engine.grid import run_grid
 
-    epochs = sorted(int(file.stem.rsplit("-", 1)[1]) for file in (folder / "weights").glob("*-epoch-*.safetensors"))
+    trained, folder = run.path / "training", run.path / "grid"
+    epochs = sorted(int(file.stem.rsplit("-", 1)[1]) for file in (trained / "weights").glob("*-epoch-*.safetensors"))
     early = sorted({epochs[round(share * (len(epochs) - 1))] for share in (0, 0.25, 0.6)}) if epochs else []
     job = GridJob(
-        name=f"{TRIGGER}-xyz",
-        run=str(folder),
+        name=GRID,
+        run=str(trained),
         class_noun="red coat",
         prompt="[trigger], a man in a [trigger] standing on a city street",
         x=AxisSettings(axis="epoch", values=["none", *early, "last"]),
@@ -282,9 +401,12 @@ def plot(folder: Path, size: Size, workspace: Workspace, progress: Progress) -> 
         batch_size=8,
         width=world.SIZE,
         height=world.SIZE,
-        output=str(folder / "grid"),
+        output=str(folder),
     )
-    return run_grid(job, RunFolder.create(folder / "grid", job), workspace, progress)
+    inner = RunFolder.create(folder, job, within=run)
+    run_grid(job, inner, workspace, progress)
+    if inner.logged().state == "stopped":
+        raise _Stopped
 
 
 def describe(folder: Path) -> str:
@@ -309,7 +431,3 @@ def describe(folder: Path) -> str:
     if trigger["with"] < 0.5 or trigger["with"] - trigger["without"] < 0.4:
         lines[1] = lines[1].replace("The LoRA works: the costume", "The trigger word does not work yet: the costume")
     return "\n".join(lines)
-
-
-def _relative(file: Path, folder: Path) -> str:
-    return os.path.relpath(file, folder).replace(os.sep, "/")

@@ -22,16 +22,23 @@ WRITE_EVERY_SECONDS = 5.0
 """Captions are written when both have passed: reading a large dataset again for every few pictures would cost more than BLIP."""
 
 
-def caption_dataset(job: CaptionJob, workspace: Workspace, log: EventLog | None = None, progress: Progress | None = None) -> dict[str, str]:
+def caption_dataset(
+    job: CaptionJob,
+    workspace: Workspace,
+    log: EventLog | None = None,
+    progress: Progress | None = None,
+    stop_asked: Callable[[], bool] = lambda: False,
+) -> dict[str, str]:
     """Caption a dataset in its own layout and return the new captions by picture name.
 
-    The whole job is one version for undo. A picture that can't be read is reported and the rest go on. Raises
-    UserError for a missing dataset or model and where nothing could be captioned.
+    The whole job is one version for undo. A picture that can't be read is reported and the rest go on. `stop_asked` is
+    looked at between batches; what was captioned by then is written. Raises UserError for a missing dataset, picture or
+    model and where nothing could be captioned.
     """
     tell = log.append if log else lambda event: None
     written: dict[str, str] = {}
     try:
-        _caption(job, workspace, written, tell, progress)
+        _caption(job, workspace, written, tell, progress, stop_asked)
     except KeyboardInterrupt:
         tell(Stopped(step=len(written)))
         raise
@@ -74,12 +81,17 @@ def find_captioner_model(captioner: Captioner, text: str, models: Path) -> Path:
 
 
 def _caption(
-    job: CaptionJob, workspace: Workspace, written: dict[str, str], tell: Callable[[Event], None], progress: Progress | None
+    job: CaptionJob,
+    workspace: Workspace,
+    written: dict[str, str],
+    tell: Callable[[Event], None],
+    progress: Progress | None,
+    stop_asked: Callable[[], bool],
 ) -> None:
     began = time.monotonic()
     captioner = CAPTIONERS[job.captioner]
     dataset = datasets.read(workspace_path(job.dataset, workspace.datasets))
-    pictures = [picture for picture in dataset.pictures if job.existing == "overwrite" or not (picture.caption or "").strip()]
+    pictures = [picture for picture in chosen(job, dataset) if job.existing == "overwrite" or not (picture.caption or "").strip()]
     device = choose_device()
     tell(Started(job="caption", total=len(pictures), device=device.type))
     for problem in dataset.problems:
@@ -94,12 +106,26 @@ def _caption(
             progress.stage("Captioning", len(pictures))
         writer = _Writer(dataset, f"captions by {captioner.title}", written, tell)
         try:
-            _caption_pictures(job, loaded, pictures, writer, tell, progress)
+            whole = _caption_pictures(job, loaded, pictures, writer, tell, progress, stop_asked)
         finally:
             writer.write()
+        if not whole:
+            tell(Stopped(step=len(written)))
+            return
         if not written:
             raise UserError(f"None of the {len(pictures)} pictures in {dataset.folder} could be captioned: see the warnings.")
     tell(Finished(files=[str(dataset.captions_file or dataset.folder)] if written else [], seconds=time.monotonic() - began))
+
+
+def chosen(job: CaptionJob, dataset: Dataset) -> list[Picture]:
+    """The pictures that the job names, in the dataset's order; all where it names none. Raises UserError for unknown names."""
+    names = {picture.name for picture in dataset.pictures}
+    unknown = [name for name in job.pictures if name not in names]
+    if unknown:
+        shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+        raise UserError(f"There is no such picture in {dataset.folder}: {shown}; read the dataset again.")
+    wanted = set(job.pictures or names)
+    return [picture for picture in dataset.pictures if picture.name in wanted]
 
 
 def _caption_pictures(
@@ -109,9 +135,13 @@ def _caption_pictures(
     writer: "_Writer",
     tell: Callable[[Event], None],
     progress: Progress | None,
-) -> None:
+    stop_asked: Callable[[], bool],
+) -> bool:
+    """False if a stop was asked for before the last batch."""
     done = 0
     for batch in _batches(pictures, job.batch_size):
+        if stop_asked():
+            return False
         readable = {}
         for picture in batch:
             try:
@@ -128,6 +158,7 @@ def _caption_pictures(
         writer.add(captions)
         if progress:
             progress.advance(len(batch), note=next(iter(captions.values()), ""))
+    return True
 
 
 class _Writer:

@@ -13,23 +13,23 @@ import json
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from nosnja_gui import sheet, weights
-from nosnja_gui.axes import Cell, Context, Plan, PlannedAxis, Position, find_lora, plan_grid, saved_epochs, written_prompt
+from nosnja_gui import gridpage, grids, sheet, weights
+from nosnja_gui.axes import Position
 from nosnja_gui.engine import models
-from nosnja_gui.engine.sampler import SAMPLERS, ImageRequest, infotext, sample, save_png
+from nosnja_gui.engine.sampler import ImageRequest, infotext, sample, save_png
 from nosnja_gui.engine.voice import Voice, interrupts, is_out_of_memory
 from nosnja_gui.events import Cell as CellEvent
 from nosnja_gui.events import Failed, Finished, Started, Stopped
 from nosnja_gui.families import Family, Parts
-from nosnja_gui.files import write_atomic
-from nosnja_gui.jobs import GridJob, ModelSettings, TrainJob, workspace_path
+from nosnja_gui.grids import GridPlan, Look
+from nosnja_gui.jobs import GridJob
 from nosnja_gui.methods import METHODS
 from nosnja_gui.progress import Progress
 from nosnja_gui.runs import RunFolder
@@ -41,6 +41,8 @@ A1111_NAMES = {
     "model": "Checkpoint name", "clip_skip": "Clip skip", "size": "Size",
 }  # fmt: skip
 """How A1111 calls those axes that it has."""
+SECONDS_BETWEEN_RECORDS = 2.0
+"""Failures are written down as they happen, but not a thousand times a minute."""
 
 
 @dataclass(frozen=True)
@@ -48,25 +50,32 @@ class Picture:
     """One picture to be painted; equal ones have the same key."""
 
     key: str
-    model: Path
-    loras: tuple[tuple[Path, float], ...]
-    """Without those of weight 0, which change nothing."""
-    request: ImageRequest
+    look: Look
+
+    @property
+    def model(self) -> Path:
+        return self.look.model
+
+    @property
+    def loras(self) -> tuple[tuple[Path, float], ...]:
+        return self.look.loras
+
+    @property
+    def request(self) -> ImageRequest:
+        return _request(self.look)
 
     @property
     def state(self) -> tuple[Any, ...]:
         """Pictures of the same state can be painted together."""
-        request = self.request
-        return self.model, self.loras, request.sampler, request.steps, request.width, request.height
+        look = self.look
+        return look.model, look.loras, look.sampler, look.steps, look.width, look.height
 
 
 @dataclass
 class Grid:
     """A checked grid: which pictures stand where, and what has become of them."""
 
-    job: GridJob
-    model: ModelSettings
-    plan: Plan
+    planned: GridPlan
     folder: Path
     pictures: dict[str, Picture]
     places: dict[Position, list[str]]
@@ -74,9 +83,24 @@ class Grid:
     errors: dict[str, str] = field(default_factory=dict)
     painted: int = 0
     """Pictures that are there, or whose painting has failed."""
+    seconds: float = 0.0
+    """Spent on painting, and the work that was done in it."""
+    work: float = 0.0
+    pace: float | None = None
+    """Of an earlier time, where nothing is painted in this one."""
+    recorded: float = 0.0
+    """When the record was last written, on the monotonic clock."""
+
+    @property
+    def job(self) -> GridJob:
+        return self.planned.job
 
     def file(self, key: str) -> Path:
-        return self.folder / "cells" / f"{key}.png"
+        return self.folder / grids.CELLS / f"{key}.png"
+
+    @property
+    def sheet(self) -> Path:
+        return self.folder / f"{file_name(self.job.name)}.png"
 
 
 def run_grid(job: GridJob, run: RunFolder, workspace: Workspace, progress: Progress | None = None) -> Path:
@@ -114,6 +138,8 @@ def _run(job: GridJob, run: RunFolder, workspace: Workspace, voice: Voice) -> Pa
     began = time.monotonic()
     voice.stage("Checking the grid")
     grid = prepare(job, workspace, run.path)
+    grid.pace = (grids.read_record(run.path) or {}).get("pace")
+    _write_record(grid)
     missing = [picture for key, picture in grid.pictures.items() if not _is_whole(grid.file(key))]
     grid.painted = len(grid.pictures) - len(missing)
     voice.say(Started(job="grid", total=len(grid.pictures), done=grid.painted, device=models.choose_device().type))
@@ -123,13 +149,14 @@ def _run(job: GridJob, run: RunFolder, workspace: Workspace, voice: Voice) -> Pa
     stopped = _paint(grid, missing, run, voice)
     voice.stage("Setting the sheet")
     path = _write_sheet(grid)
-    _write_record(grid, path)
+    _write_record(grid)
+    gridpage.write(run.path)
     if stopped:
         voice.say(Stopped(step=grid.painted))
     elif grid.errors and len(grid.errors) == len(grid.pictures):
         raise UserError("Not one picture could be painted: " + next(iter(grid.errors.values())))
     else:
-        voice.say(Finished(files=[path.name, "grid.json"], seconds=time.monotonic() - began))
+        voice.say(Finished(files=[path.name, grids.RECORD, grids.PAGE], seconds=time.monotonic() - began))
     return path
 
 
@@ -138,102 +165,31 @@ def _run(job: GridJob, run: RunFolder, workspace: Workspace, voice: Voice) -> Pa
 
 def prepare(job: GridJob, workspace: Workspace, folder: Path) -> Grid:
     """Check everything and work out every picture, without loading a model. Raises UserError with all problems."""
-    context, model = _context(job, workspace)
-    problems: list[str] = []
-    lora = None
-    try:
-        lora = _default_lora(job, context)
-    except UserError as error:
-        problems.append(f"Setting 'lora' {error}.")
-    base = Cell(
-        model=model.path, loras=((str(lora), job.weight),) if lora else (), weight=job.weight, trigger=True,
-        prompt=job.prompt, negative_prompt=job.negative_prompt, seed=job.seed, sampler=job.sampler, steps=job.steps,
-        cfg_scale=job.cfg_scale, clip_skip=model.clip_skip, width=job.width, height=job.height,
-    )  # fmt: skip
-    plan = None
-    try:
-        plan = _with_sampler_titles(plan_grid(job, context, base))
-    except UserError as error:
-        problems += str(error).splitlines()
-    found: dict[str, tuple[Path, int]] = {}
-    for name in dict.fromkeys(cell.model for cell in plan.cells.values()) if plan else (base.model,):
-        try:
-            path = models.find_model(name, workspace.models)
-            found[name] = path, models.family_of(path).size_of(path)
-        except UserError as error:
-            problems.append(str(error))
-    if problems or plan is None:
-        raise UserError("\n".join(dict.fromkeys(problems)))
+    planned = grids.plan_job(job, workspace)
+    keys: dict[Look, str] = {}
     pictures: dict[str, Picture] = {}
     places: dict[Position, list[str]] = {}
-    for position, cell in plan.cells.items():
-        path, size = found[cell.model]
-        for number in range(job.images_per_cell):
-            picture = _picture(cell, path, size, number, context, model.precision)
-            pictures.setdefault(picture.key, picture)
-            places.setdefault(position, []).append(picture.key)
-    return Grid(job, model, plan, folder, pictures, places)
+    for position, cell in planned.plan.cells.items():
+        for look in planned.looks(cell):
+            if look not in keys:
+                keys[look] = _key(look, planned.model.precision)
+                pictures.setdefault(keys[look], Picture(keys[look], look))
+            places.setdefault(position, []).append(keys[look])
+    return Grid(planned, folder, pictures, places)
 
 
-def _with_sampler_titles(plan: Plan) -> Plan:
-    """Samplers are shown as A1111 calls them, unless the user named them."""
-
-    def titled(axis: PlannedAxis | None) -> PlannedAxis | None:
-        if axis is None or axis.name != "sampler":
-            return axis
-        titles = tuple(SAMPLERS[value].title for value in axis.values)
-        named = zip(axis.values, axis.labels, titles, strict=True)
-        return replace(axis, labels=tuple(title if label == value else label for value, label, title in named), given=", ".join(titles))
-
-    return Plan(*map(titled, plan.axes), plan.cells)
+def _request(look: Look) -> ImageRequest:
+    return ImageRequest(**{name: getattr(look, name) for name in grids.LOOK_SETTINGS})
 
 
-def _context(job: GridJob, workspace: Workspace) -> tuple[Context, ModelSettings]:
-    """What axes look up, and the model: the run's own where the grid names none."""
-    if not job.run:
-        return Context(job, job.trigger, job.class_noun, models=workspace.models, runs=workspace.runs), job.model
-    folder = workspace_path(job.run, workspace.runs)
-    epochs = saved_epochs(folder)
-    trained = RunFolder(folder).job()
-    if not isinstance(trained, TrainJob):
-        raise UserError(f"{folder} is a run of another kind ({trained.job}): give the folder of a training run.")
-    model = job.model
-    if not model.path:
-        precision = model.precision if model.precision != "auto" else trained.model.precision
-        model = trained.model.changed(precision=precision)
-    context = Context(
-        job, job.trigger or trained.trigger, job.class_noun, epochs=epochs, run=folder, models=workspace.models, runs=workspace.runs
-    )
-    return context, model
-
-
-def _default_lora(job: GridJob, context: Context) -> Path | None:
-    if job.lora:
-        return find_lora(job.lora, context)
-    return context.epochs[-1].file if context.epochs else None
-
-
-def _picture(cell: Cell, model: Path, native: int, number: int, context: Context, precision: str) -> Picture:
-    request = ImageRequest(
-        prompt=written_prompt(cell, context),
-        negative_prompt=cell.negative_prompt,
-        seed=(cell.seed + number) % 2**32,
-        sampler=cell.sampler,
-        steps=cell.steps,
-        cfg_scale=cell.cfg_scale,
-        width=cell.width or native,
-        height=cell.height or native,
-        clip_skip=cell.clip_skip,
-    )
-    loras = tuple((Path(file), weight) for file, weight in cell.loras if weight != 0)
+def _key(look: Look, precision: str) -> str:
     decisive = {
-        "request": asdict(request),
-        "model": model_fingerprint(model),
-        "loras": [(lora_hash(file), weight) for file, weight in loras],
+        "request": asdict(_request(look)),
+        "model": model_fingerprint(look.model),
+        "loras": [(lora_hash(file), weight) for file, weight in look.loras],
         "precision": precision,
     }
-    key = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:32]
-    return Picture(key, model, loras, request)
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:32]
 
 
 @cache
@@ -288,7 +244,7 @@ def _paint(grid: Grid, missing: Sequence[Picture], run: RunFolder, voice: Voice)
         voice.stage(f"Loading {model.name}")
         device = models.choose_device()
         try:
-            family, parts = models.load_model(model, device, models.choose_dtype(grid.model.precision, device))
+            family, parts = models.load_model(model, device, models.choose_dtype(grid.planned.model.precision, device))
         except UserError as error:
             _fail(grid, pictures, str(error), voice)
             continue
@@ -330,6 +286,7 @@ def _put_on(family: Family, parts: Parts, loras: Sequence[tuple[Path, float]]) -
 
 
 def _paint_batch(family: Family, parts: Parts, grid: Grid, batch: Sequence[Picture], encodings: dict, voice: Voice) -> None:
+    began = time.monotonic()
     try:
         images = sample(family, parts, [picture.request for picture in batch], batch_size=len(batch), encodings=encodings)
     except Exception as error:
@@ -344,6 +301,9 @@ def _paint_batch(family: Family, parts: Parts, grid: Grid, batch: Sequence[Pictu
         return
     for picture, image in zip(batch, images, strict=True):
         save_png(image, grid.file(picture.key), _infotext(picture, parts))
+    grid.seconds += time.monotonic() - began
+    grid.work += grids.work_of(picture.look for picture in batch)
+    for picture in batch:
         _count(grid, picture.key, voice)
 
 
@@ -365,6 +325,8 @@ def _fail(grid: Grid, pictures: Iterable[Picture], message: str, voice: Voice) -
     for picture in pictures:
         grid.errors[picture.key] = message
         _count(grid, picture.key, voice)
+    if time.monotonic() - grid.recorded > SECONDS_BETWEEN_RECORDS:
+        _write_record(grid)
 
 
 def _count(grid: Grid, key: str, voice: Voice) -> None:
@@ -402,37 +364,14 @@ def _write_sheet(grid: Grid) -> Path:
         error = next((grid.errors[key] for key in keys if key in grid.errors), "")
         files = tuple(grid.file(key) for key in keys if grid.file(key).is_file())
         tiles[position] = sheet.Tile(files, error)
-    axes = tuple(sheet.AxisLabels(axis.title, axis.labels) if axis else None for axis in grid.plan.axes)
+    axes = tuple(sheet.AxisLabels(axis.title, axis.labels) if axis else None for axis in grid.planned.plan.axes)
     count = len(grid.places)
     failed = sum(bool(tile.error) for tile in tiles.values())
     open_cells = sum(not tile.pictures and not tile.error for tile in tiles.values())
     remarks = [f"{count} cells"] + [f"{n} {what}" for n, what in ((failed, "failed"), (open_cells, "not painted yet")) if n]
-    image = sheet.compose(axes, tiles, grid.job.name, _subtitle(grid), "Nošnja · " + " · ".join(remarks))
-    path = grid.folder / f"{file_name(grid.job.name)}.png"
-    save_png(image, path, _sheet_infotext(grid))
-    return path
-
-
-def _subtitle(grid: Grid) -> str:
-    """What is the same in all cells."""
-    varied = {axis.name for axis in grid.plan.axes if axis}
-    cell = next(iter(grid.plan.cells.values()))
-    request = grid.pictures[next(iter(grid.places.values()))[0]].request
-    file, weight = cell.loras[0] if cell.loras else ("", 0.0)
-    seeds = f"seed {cell.seed}" if grid.job.images_per_cell == 1 else f"seeds {cell.seed}–{cell.seed + grid.job.images_per_cell - 1}"
-    said = [
-        ("model", Path(cell.model).name),
-        ("lora", Path(file).stem if file and "epoch" not in varied else ""),
-        ("weight", f"LoRA weight {weight:g}" if file else ""),
-        ("sampler", SAMPLERS[cell.sampler].title),
-        ("steps", f"{cell.steps} steps"),
-        ("cfg_scale", f"CFG {cell.cfg_scale:g}"),
-        ("size", f"{request.width}×{request.height}"),
-        ("clip_skip", f"clip skip {cell.clip_skip}" if cell.clip_skip != 1 else ""),
-        ("seed", seeds),
-        ("", f"“{request.prompt if not varied & {'prompt', 'trigger'} else grid.job.prompt}”" if grid.job.prompt else ""),
-    ]
-    return " · ".join(text for name, text in said if text and name not in varied)
+    image = sheet.compose(axes, tiles, grid.job.name, grids.subtitle(grid.planned), "Nošnja · " + " · ".join(remarks))
+    save_png(image, grid.sheet, _sheet_infotext(grid))
+    return grid.sheet
 
 
 def _sheet_infotext(grid: Grid) -> str:
@@ -444,7 +383,7 @@ def _sheet_infotext(grid: Grid) -> str:
                 text = opened.info.get("parameters", "")
             break
     said = ["Script: X/Y/Z plot"]
-    for letter, axis in zip("XYZ", grid.plan.axes, strict=True):
+    for letter, axis in zip("XYZ", grid.planned.plan.axes, strict=True):
         if axis:
             said += [f"{letter} Type: {A1111_NAMES.get(axis.name, axis.title)}", f"{letter} Values: {_quoted(axis.given)}"]
     return ", ".join(([text] if text else []) + said)
@@ -454,28 +393,10 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ",\n:") else text
 
 
-def _write_record(grid: Grid, path: Path) -> None:
-    """grid.json: axes, and for each cell its place, settings, files and error."""
-
-    def described(axis: PlannedAxis) -> dict[str, Any]:
-        return {"name": axis.name, "title": axis.title, "labels": list(axis.labels)}
-
-    def cell_record(position: Position, keys: list[str]) -> dict[str, Any]:
-        first = grid.pictures[keys[0]]
-        return {
-            "position": list(position),
-            "files": [_relative(grid, key) for key in keys if grid.file(key).is_file()],
-            "error": next((grid.errors[key] for key in keys if key in grid.errors), None),
-            "model": first.model.name,
-            "loras": [{"file": file.name, "weight": weight} for file, weight in first.loras],
-            **asdict(first.request),
-        }
-
-    record = {
-        "name": grid.job.name,
-        "sheet": path.name,
-        "axes": {letter: described(axis) for letter, axis in zip("xyz", grid.plan.axes, strict=True) if axis},
-        "images_per_cell": grid.job.images_per_cell,
-        "cells": [cell_record(position, keys) for position, keys in sorted(grid.places.items())],
-    }
-    write_atomic(grid.folder / "grid.json", json.dumps(record, ensure_ascii=False, indent=1))
+def _write_record(grid: Grid) -> None:
+    """At the start already, so that the window shows where pictures are going to be."""
+    files = {position: [_relative(grid, key) for key in keys] for position, keys in grid.places.items()}
+    errors = {_relative(grid, key): message for key, message in grid.errors.items()}
+    pace = grid.seconds / grid.work if grid.work else grid.pace
+    grids.write_record(grid.folder, grid.planned, files, errors, grid.sheet.name, pace)
+    grid.recorded = time.monotonic()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,19 +9,13 @@ import torch
 
 from nosnja_gui.jobs import OptimizerSettings, ScheduleSettings
 from nosnja_gui.methods import Trainable
+from nosnja_gui.plan import check_optimizer
 from nosnja_gui.schedules import factor, warmup_updates
-from nosnja_gui.settings import UserError
-
-
-def check(settings: OptimizerSettings) -> None:
-    """Raises UserError if the optimiser's package is not there."""
-    if settings.name == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError("optimizer.name adamw8bit needs the package bitsandbytes: run `pip install bitsandbytes`, or choose adamw.")
 
 
 def make(settings: OptimizerSettings, trainables: Sequence[Trainable]) -> torch.optim.Optimizer:
     """An optimiser with one group per trainable part; each group remembers its whole rate as `base_rate`."""
-    check(settings)
+    check_optimizer(settings)
     groups = [
         {"params": trainable.parameters, "lr": rate_of(settings, trainable.part), "base_rate": rate_of(settings, trainable.part)}
         for trainable in trainables
@@ -37,6 +30,16 @@ def make(settings: OptimizerSettings, trainables: Sequence[Trainable]) -> torch.
 def rate_of(settings: OptimizerSettings, part: str) -> float:
     """The whole learning rate of a part, before the schedule."""
     return (settings.text_encoder_learning_rate or 0.0) if part == "text_encoder" else settings.learning_rate
+
+
+def change_rate(
+    optimizer: torch.optim.Optimizer, trainables: Sequence[Trainable], settings: OptimizerSettings, learning_rate: float
+) -> None:
+    """Make `learning_rate` the whole rate in place of the settings' one; the other parts' rates follow in proportion."""
+    share = learning_rate / settings.learning_rate
+    for trainable, group in zip(trainables, optimizer.param_groups, strict=True):
+        rate = rate_of(settings, trainable.part)
+        group["base_rate"] = learning_rate if rate == settings.learning_rate else rate * share
 
 
 def set_rates(optimizer: torch.optim.Optimizer, schedule: ScheduleSettings, update: int, total: int) -> None:

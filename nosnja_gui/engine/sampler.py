@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from nosnja_gui.axes import SAMPLER_TITLES
 from nosnja_gui.families import Family, Parts, TextEncoding
 from nosnja_gui.files import write_atomic
 from nosnja_gui.settings import UserError
@@ -45,23 +46,19 @@ SHARED_SETTINGS = (
 
 @dataclass(frozen=True)
 class SamplerKind:
-    title: str
-    """As A1111 calls it."""
     module: str
     cls: str
     options: dict[str, Any]
 
 
 SAMPLERS: dict[str, SamplerKind] = {
-    "ddim": SamplerKind("DDIM", "scheduling_ddim", "DDIMScheduler", {"clip_sample": False}),
-    "euler": SamplerKind("Euler", "scheduling_euler_discrete", "EulerDiscreteScheduler", {}),
-    "euler_a": SamplerKind("Euler a", "scheduling_euler_ancestral_discrete", "EulerAncestralDiscreteScheduler", {}),
-    "dpm++_2m": SamplerKind("DPM++ 2M", "scheduling_dpmsolver_multistep", "DPMSolverMultistepScheduler", {}),
-    "dpm++_2m_karras": SamplerKind(
-        "DPM++ 2M Karras", "scheduling_dpmsolver_multistep", "DPMSolverMultistepScheduler", {"use_karras_sigmas": True}
-    ),
-    "unipc": SamplerKind("UniPC", "scheduling_unipc_multistep", "UniPCMultistepScheduler", {}),
-    "heun": SamplerKind("Heun", "scheduling_heun_discrete", "HeunDiscreteScheduler", {}),
+    "ddim": SamplerKind("scheduling_ddim", "DDIMScheduler", {"clip_sample": False}),
+    "euler": SamplerKind("scheduling_euler_discrete", "EulerDiscreteScheduler", {}),
+    "euler_a": SamplerKind("scheduling_euler_ancestral_discrete", "EulerAncestralDiscreteScheduler", {}),
+    "dpm++_2m": SamplerKind("scheduling_dpmsolver_multistep", "DPMSolverMultistepScheduler", {}),
+    "dpm++_2m_karras": SamplerKind("scheduling_dpmsolver_multistep", "DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    "unipc": SamplerKind("scheduling_unipc_multistep", "UniPCMultistepScheduler", {}),
+    "heun": SamplerKind("scheduling_heun_discrete", "HeunDiscreteScheduler", {}),
 }
 
 
@@ -290,7 +287,7 @@ def infotext(
     prompt = request.prompt if lora is None else f"{request.prompt} <lora:{lora}:{1.0 if weight is None else weight:g}>"
     settings: dict[str, Any] = {
         "Steps": request.steps,
-        "Sampler": SAMPLERS[request.sampler].title,
+        "Sampler": SAMPLER_TITLES[request.sampler],
         "CFG scale": f"{request.cfg_scale:g}",
         "Seed": request.seed,
         "Size": f"{request.width}x{request.height}",

@@ -23,8 +23,8 @@ from PIL import Image
 
 from nosnja_gui import events
 from nosnja_gui.dataset import Picture
+from nosnja_gui.dataset.batches import Batch, Exposure, derive, share_of
 from nosnja_gui.engine import checkpoints, optimizers
-from nosnja_gui.engine.batches import Batch, Exposure, derive, share_of
 from nosnja_gui.engine.cache import Cache, Encodings, Latents, View, encode_captions, encode_pictures, key_of
 from nosnja_gui.engine.checkpoints import Checkpoint
 from nosnja_gui.engine.export import metadata
@@ -37,6 +37,7 @@ from nosnja_gui.families import Family, Parts, TextEncoding
 from nosnja_gui.files import free_bytes, write_atomic
 from nosnja_gui.jobs import TrainJob
 from nosnja_gui.methods import METHODS, Method, Trainable
+from nosnja_gui.plan import due
 from nosnja_gui.progress import Progress
 from nosnja_gui.runs import RunFolder
 from nosnja_gui.schedules import warmup_updates
@@ -107,10 +108,11 @@ def _train(job: TrainJob, run: RunFolder, workspace: Workspace, accelerator: Acc
     device = device_name(training.parts.device)
     voice.say(events.Started(job="train", total=total, done=start, device=device, epochs=epochs, steps_per_epoch=plan.steps_per_epoch))
     if start == 0:
-        validate(training, 0, voice)
+        validate(training, 0, voice, _stop_asked(run, accelerator, 0))
         if job.preview.before_training:
-            preview(training, run, 0, voice)
+            preview(training, run, 0, voice, _stop_asked(run, accelerator, 0))
     voice.stage("Training", total, start)
+    take_over_rate(training, run, start, voice)
     meter = Meter(accelerator)
     steps: list[tuple[Batch, ...]] = []
 
@@ -131,33 +133,43 @@ def _train(job: TrainJob, run: RunFolder, workspace: Workspace, accelerator: Acc
         done = step + 1
         epoch_done = done // plan.steps_per_epoch if done % plan.steps_per_epoch == 0 else None
         last = done == total
-        wanted = take_requests(run, accelerator, meter.due())
+        wanted, rate = take_requests(run, accelerator, meter.due())
+        stop_now = "stop" in wanted and not last
         save_asked = bool(wanted & {"save", "stop"})
         save_now = last or save_asked or due(done, job.saving.every_steps, epoch_done, job.saving.every_epochs)
         state_now = save_asked or due(done, job.saving.checkpoint_every_steps, epoch_done, job.saving.every_epochs)
         sample_now = "sample" in wanted or due(done, job.preview.every_steps, epoch_done, job.preview.every_epochs)
         validate_now = due(done, 0, epoch_done, job.validation.every_epochs)
         voice.advance()
-        if not (wanted or save_now or state_now or sample_now or validate_now):
+        if not (wanted or rate or save_now or state_now or sample_now or validate_now):
             continue
 
         # Nothing is written, shown or kept that was not checked first.
         meter.report(training, done, epoch + 1, voice)
         check_finite(training, done)
+        if rate:
+            change_rate(training, rate, done, voice)
         if save_now:
             for file in names_due(training, final, done, epoch_done, save_asked):
                 save_lora(training, run, file, done, epoch + 1, voice)
-        if validate_now or (last and job.validation.every_epochs):
-            validate(training, done, voice)
-        if sample_now or (last and (job.preview.every_steps or job.preview.every_epochs)):
-            preview(training, run, done, voice)
-            if "sample" in wanted and not job.preview.prompts:
-                voice.warn("Previews were asked for, but preview.prompts is empty.")
-            if job.preview.prompts and not last:
-                voice.stage("Training", total, done)
-        if state_now and not last:
+        if not stop_now:
+            try:
+                stop_asked = _stop_asked(run, accelerator, done)
+                if validate_now or (last and job.validation.every_epochs):
+                    validate(training, done, voice, stop_asked)
+                if sample_now or (last and (job.preview.every_steps or job.preview.every_epochs)):
+                    preview(training, run, done, voice, stop_asked)
+                    if "sample" in wanted and not job.preview.prompts:
+                        voice.warn("Previews were asked for, but preview.prompts is empty.")
+                    if job.preview.prompts and not last:
+                        voice.stage("Training", total, done)
+            except _Stopped:
+                stop_now = not last  # what is finished with its last step is finished
+                if stop_now and not save_asked:
+                    save_lora(training, run, step_file(final, done), done, epoch + 1, voice)
+        if (state_now or stop_now) and not last:
             save_state(training, run, done, epoch + 1, voice)
-        if "stop" in wanted and not last:
+        if stop_now:
             accelerator.wait_for_everyone()
             voice.say(events.Stopped(step=done))
             return step_file(final, done)
@@ -187,6 +199,8 @@ class Training:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     objective: Objective
+    learning_rate: float
+    """The whole rate of now, before the schedule: that of the settings until it is changed."""
     latents: Latents = field(default_factory=lambda: Latents({}, {}))
     encodings: Encodings | None = None
     """None where the text encoder is trained: then captions are encoded anew in every step."""
@@ -235,6 +249,7 @@ def begin(job: TrainJob, material: Material, accelerator: Accelerator) -> Traini
         # The frozen model computes in its own precision and the trained parameters are fp32: only fp16 needs its gradients scaled.
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         objective=objective(parts.noise_schedule, parts.prediction_type, job.training.min_snr_gamma, device),
+        learning_rate=job.optimizer.learning_rate,
     )
 
 
@@ -325,21 +340,45 @@ def add_up_gradients(accelerator: Accelerator, parameters: Sequence[torch.nn.Par
         parameter.grad = gradient.view_as(parameter)
 
 
-def due(step: int, every_steps: int, epoch_done: int | None, every_epochs: int) -> bool:
-    """Whether something that is done every so many steps or epochs (0: never) is due after this step."""
-    by_step = bool(every_steps) and step % every_steps == 0
-    return by_step or (bool(every_epochs) and epoch_done is not None and epoch_done % every_epochs == 0)
+def take_requests(run: RunFolder, accelerator: Accelerator, log_now: bool) -> tuple[set[str], float | None]:
+    """What the user asked for since the last step, with "log" where the loss is to be fetched, and a new learning rate if one was.
 
-
-def take_requests(run: RunFolder, accelerator: Accelerator, log_now: bool) -> set[str]:
-    """What the user asked for since the last step, and "log" where the loss is to be fetched; the same for all processes."""
+    The same for all processes.
+    """
     names = (*REQUESTS, "log")
-    flags = [run.take_request(what) for what in REQUESTS] + [log_now] if accelerator.is_main_process else [False] * len(names)
+    values = [0.0] * (len(names) + 1)
+    if accelerator.is_main_process:
+        values = [*(float(run.take_request(what)) for what in REQUESTS), float(log_now), run.take_rate() or 0.0]
     if accelerator.num_processes > 1:
         from accelerate.utils import broadcast
 
-        flags = broadcast(torch.tensor(flags, dtype=torch.int32, device=accelerator.device)).tolist()
-    return {name for name, flag in zip(names, flags, strict=True) if flag}
+        # In double precision, so that every process computes with the same rate as one alone would.
+        values = broadcast(torch.tensor(values, dtype=torch.float64, device=accelerator.device)).tolist()
+    *flags, rate = values
+    return {name for name, flag in zip(names, flags, strict=True) if flag}, rate or None
+
+
+def change_rate(training: Training, learning_rate: float, step: int, voice: Voice) -> None:
+    """From the next step on; the log remembers it, for a resume as well."""
+    training.learning_rate = learning_rate
+    optimizers.change_rate(training.optimizer, training.trainables, training.job.optimizer, learning_rate)
+    voice.say(events.RateChanged(step=step, learning_rate=learning_rate))
+
+
+def take_over_rate(training: Training, run: RunFolder, step: int, voice: Voice) -> None:
+    """Go on at the rate that the user asked for last.
+
+    If that was after the state that is resumed from, the steps up to there are made again at the new rate already: the last
+    wish holds from the resume on, and the log says so.
+    """
+    changes = [event for event in events.read(run.events) if isinstance(event, events.RateChanged)]
+    rate = changes[-1].learning_rate if changes else training.job.optimizer.learning_rate
+    if changes and changes[-1].step > step:
+        change_rate(training, rate, step, voice)
+    else:
+        # Not what the state's optimiser remembers, which is the rate of its own step.
+        training.learning_rate = rate
+        optimizers.change_rate(training.optimizer, training.trainables, training.job.optimizer, rate)
 
 
 class Meter:
@@ -396,7 +435,7 @@ def check_finite(training: Training, step: int) -> None:
 
 
 def not_finite(training: Training, step: int, what: str) -> str:
-    rate = training.job.optimizer.learning_rate
+    rate = training.learning_rate
     precision = "" if training.parts.dtype != torch.float16 else " or set model.precision to bfloat16 or float32"
     return f"{what}: lower optimizer.learning_rate (it is {rate:g}){precision}, in a new run; what was saved before is kept and good."
 
@@ -420,8 +459,11 @@ def at_rest(training: Training) -> Iterator[None]:
             module.train(mode)
 
 
-def preview(training: Training, run: RunFolder, step: int, voice: Voice) -> None:
-    """Paint the preview prompts with the weights as they are: samples/step-000100_01.png and so on."""
+def preview(training: Training, run: RunFolder, step: int, voice: Voice, stop: Callable[[], None]) -> None:
+    """Paint the preview prompts with the weights as they are: samples/step-000100_01.png and so on.
+
+    `stop` is called between the steps of the painting; what it raises leaves no picture of this step behind.
+    """
     settings, material = training.job.preview, training.material
     if not settings.prompts:
         return
@@ -442,7 +484,7 @@ def preview(training: Training, run: RunFolder, step: int, voice: Voice) -> None
             for number, prompt in enumerate(settings.prompts)
         ]
         try:
-            images = paint(training, requests)
+            images = paint(training, requests, stop)
         except UserError as error:
             # What went wrong with looking at it (no memory for such a size, say) must not end the training.
             voice.warn(f"There are no previews of step {step}: {error}")
@@ -458,21 +500,22 @@ def preview(training: Training, run: RunFolder, step: int, voice: Voice) -> None
     training.accelerator.wait_for_everyone()
 
 
-def paint(training: Training, requests: list[ImageRequest]) -> list[Image.Image]:
+def paint(training: Training, requests: list[ImageRequest], stop: Callable[[], None]) -> list[Image.Image]:
     for module in idle_modules(training):
         module.to(training.parts.device)
     try:
         with at_rest(training):
-            return sample(training.family, training.parts, requests, encodings=training.preview_encodings)
+            encodings = training.preview_encodings
+            return sample(training.family, training.parts, requests, on_step=lambda done, total: stop(), encodings=encodings)
     finally:
         away(training)
 
 
-def validate(training: Training, step: int, voice: Voice) -> None:
+def validate(training: Training, step: int, voice: Voice, stop: Callable[[], None]) -> None:
     """Mean loss on the held-out pictures at noise and timesteps that are the same every time.
 
     Picture p's draw d gets the middle of stratum d * pictures + p of all timesteps, so all parts of the schedule are covered
-    evenly and the figure moves only with the weights.
+    evenly and the figure moves only with the weights. `stop` is called between batches.
     """
     pictures, draws = training.material.held_out, training.job.validation.draws
     if not pictures or not training.job.validation.every_epochs:
@@ -485,6 +528,7 @@ def validate(training: Training, step: int, voice: Voice) -> None:
         with at_rest(training):
             for _, group in itertools.groupby(rows, key=lambda row: training.material.shapes[pictures[row[0]].path]):
                 for chosen in _chunks(list(group), training.job.training.batch_size):
+                    stop()
                     clean, _ = training.latents.of([training.view(pictures[place]) for place, _ in chosen], device)
                     shape = clean.shape[1:]
                     noise = torch.stack([fixed_noise(training, pictures[place], draw, shape) for place, draw in chosen]).to(device)
@@ -542,9 +586,19 @@ def save_lora(training: Training, run: RunFolder, file: Path, step: int, epoch: 
     captions = key_of(*sorted(picture.caption or "" for picture in material.training))[:12]
     # The job was written when the run was begun: a resumed training keeps that time.
     began = run.run_yaml.stat().st_mtime if run.run_yaml.exists() else time.time()
-    about = metadata(job, training.parts, step, epoch, began, counts, captions)
+    about = metadata(at_rate_of_now(training), training.parts, step, epoch, began, counts, captions)
     training.method.save(training.family, training.parts, file, about, precision=job.saving.precision)
     voice.say(events.Saved(step=step, epoch=epoch, file=_relative(file, run)))
+
+
+def at_rate_of_now(training: Training) -> TrainJob:
+    """The job with the learning rate that was last asked for: that is what its file tells."""
+    settings = training.job.optimizer
+    if training.learning_rate == settings.learning_rate:
+        return training.job
+    text_rate = (settings.text_encoder_learning_rate or 0.0) * training.learning_rate / settings.learning_rate
+    rates = {"optimizer.learning_rate": training.learning_rate, "optimizer.text_encoder_learning_rate": min(1.0, text_rate) or None}
+    return training.job.changed(**rates)
 
 
 def save_state(training: Training, run: RunFolder, step: int, epoch: int, voice: Voice) -> None:
@@ -584,7 +638,7 @@ def resume(training: Training, run: RunFolder, voice: Voice) -> int:
 
 
 class _Stopped(Exception):
-    """Stop was asked for while pictures were being encoded."""
+    """Stop was asked for between the steps: while pictures were encoded or painted."""
 
     def __init__(self, step: int) -> None:
         super().__init__(step)

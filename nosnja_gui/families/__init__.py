@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from nosnja_gui.registry import Shelf
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import torch
+
+    from nosnja_gui.families.demand import Demand, Weights
 
 
 @dataclass
@@ -57,11 +61,17 @@ class Family(Protocol):
     def recognises(self, model: Path) -> bool:
         """Whether the model at this path is of this family, from its configuration alone (cheap, no weights)."""
 
+    def check(self, model: Path) -> None:
+        """Raises UserError in one sentence for what is wrong with a model, as far as it shows without loading it."""
+
     def load(self, model: Path, device: torch.device, dtype: torch.dtype, parts: tuple[str, ...] = ...) -> Parts:
         """Load a model. Raises UserError in one sentence for a missing, wrong or damaged one."""
 
     def size_of(self, model: Path) -> int:
         """Native side in pixels of this very model."""
+
+    def demand(self, headers: Mapping[str, Weights]) -> Demand:
+        """How much work and memory this very model takes, from the headers of its weight files by part."""
 
     def encode_images(self, parts: Parts, pixels: torch.Tensor) -> torch.Tensor:
         """pixels (batch, 3, height, width) in [-1, 1] -> scaled latents: mean and standard deviation.

@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nosnja_gui import weights
 from nosnja_gui.families import Parts, TextEncoding
+from nosnja_gui.families.demand import Demand, Weights, adapter_width, of_text_encoder, of_unet, of_vae
 from nosnja_gui.settings import UserError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class StableDiffusion:
         """
         import torch
 
-        self._check(model, parts)
+        self.check(model, parts)
         schedule = read_config(model / "scheduler" / "scheduler_config.json")
         with quiet():
             unet = _load_unet(model, dtype) if "unet" in parts else None
@@ -74,7 +75,8 @@ class StableDiffusion:
             base_hash=weights.short_hash(weight_file(model / "unet", "diffusion_pytorch_model")) if "unet" in parts else "",
         )
 
-    def _check(self, model: Path, parts: tuple[str, ...]) -> None:
+    def check(self, model: Path, parts: tuple[str, ...] = ALL_PARTS) -> None:
+        """Raises UserError in one sentence that names the file for anything that is missing, of another kind or damaged."""
         if not model.is_dir():
             raise UserError(f"There is no model folder {model}; give the path of a diffusers folder (it holds model_index.json).")
         kind = str(read_config(model / "model_index.json").get("_class_name", "nothing"))
@@ -152,6 +154,18 @@ class StableDiffusion:
     def predict(self, parts: Parts, noisy: torch.Tensor, timesteps: torch.Tensor, text: TextEncoding) -> torch.Tensor:
         """noisy (batch, channels, h, w), timesteps (batch,) or one number -> epsilon or v of the same shape, in the model's precision."""
         return parts.unet(noisy.to(parts.dtype), timesteps, encoder_hidden_states=text.hidden.to(parts.dtype), return_dict=False)[0]
+
+    def demand(self, headers: Mapping[str, Weights]) -> Demand:
+        """`headers` is by part, as `models.weight_headers` reads them. Raises KeyError where a part is missing."""
+        return Demand(
+            unet=of_unet(headers["unet"]),
+            vae=of_vae(headers["vae"]),
+            text_encoder=of_text_encoder(headers["text_encoder"]),
+            adapter_widths={
+                "unet": adapter_width(headers["unet"], UNET_ATTENTION),
+                "text_encoder": adapter_width(headers["text_encoder"], TEXT_ATTENTION),
+            },
+        )
 
     def trainable_modules(self, parts: Parts) -> dict[str, tuple[torch.nn.Module, tuple[str, ...]]]:
         modules: dict[str, tuple[torch.nn.Module, tuple[str, ...]]] = {}

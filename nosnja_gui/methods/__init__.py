@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from nosnja_gui.families import Family, Parts
 
 
+class MethodSettings(Settings):
+    """Base of a method's own settings; a job holds them in a group that is called like the method."""
+
+    @property
+    def scale(self) -> float:
+        """What the updates are multiplied by: two trainings compare by learning rate x scale, not by the rate alone."""
+        return 1.0
+
+
 @dataclass
 class Trainable:
     """Parameters that share a learning rate."""
@@ -33,7 +42,7 @@ class Trainable:
 class Method(Protocol):
     name: str
     title: str
-    settings: type[Settings]
+    settings: type[MethodSettings]
 
     def attach(self, family: Family, parts: Parts, settings: Any, train_text_encoder: bool) -> list[Trainable]:
         """Make the parts trainable (fp32 parameters, deterministic under torch.manual_seed)."""

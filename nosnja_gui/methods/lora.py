@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from nosnja_gui.files import write_atomic
-from nosnja_gui.methods import Trainable
-from nosnja_gui.settings import Settings, UserError
+from nosnja_gui.methods import MethodSettings, Trainable
+from nosnja_gui.settings import Shown, Slider, UserError
 from nosnja_gui.weights import header
 
 if TYPE_CHECKING:
@@ -29,13 +29,17 @@ if TYPE_CHECKING:
     from nosnja_gui.families import Family, Parts
 
 
-class LoraSettings(Settings):
-    rank: Annotated[int, Field(ge=1, le=1024)] = 16
-    """Size of the LoRA: higher learns finer detail, makes a larger file and overfits sooner; 8 to 32 is usual."""
-    alpha: Annotated[float, Field(gt=0, le=1024)] = 8.0
-    """Strength of the updates: they are scaled by alpha / rank, so 8 at rank 16 halves them; alpha = rank leaves them as they are."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+class LoraSettings(MethodSettings):
+    rank: Annotated[int, Field(ge=1, le=1024), Slider(1, 128, 1, logarithmic=True), Shown(essential=True)] = 16
+    """Higher learns finer detail, makes a larger file and overfits sooner; 8 to 32 is usual."""
+    alpha: Annotated[float, Field(gt=0, le=1024), Slider(1, 128, 1, logarithmic=True), Shown(essential=True)] = 8.0
+    """Scales the updates by alpha / rank: 8 at rank 16 halves them, alpha = rank leaves them whole."""
+    dropout: Annotated[float, Field(ge=0, lt=1), Slider(0, 0.5, 0.05)] = 0.0
     """Share of the LoRA's inputs dropped while training: 0.1 holds overfitting back a little."""
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
 
 
 TRAINED = "trained"

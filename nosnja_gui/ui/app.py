@@ -1,4 +1,4 @@
-"""The window as a whole: its tabs, its server and its command line. Loads no torch, so that it opens at once."""
+"""The window's server and command line. Loads no torch, so that it opens at once."""
 
 from __future__ import annotations
 
@@ -14,25 +14,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nosnja_gui import work_queue
 from nosnja_gui.files import write_atomic
 from nosnja_gui.processes import is_alive, self_mark
 from nosnja_gui.settings import UserError
 from nosnja_gui.workspace import Workspace
 
 if TYPE_CHECKING:
-    import gradio as gr
+    from nosnja_gui.ui.pictures import Pictures
 
 PORTS = range(7860, 7900)
 USER = "nosnja"
-REFRESH_SECONDS = 2.0
-LARGEST_UPLOAD = "200mb"
-HEADER = """
-<div class="nosnja-header">
-  <svg viewBox="0 0 24 24" aria-hidden="true">
-    <path d="M12 1l3 5 6 0-3 6 3 6-6 0-3 5-3-5-6 0 3-6-3-6 6 0z"/><path class="in" d="M12 7l5 5-5 5-5-5z"/>
-  </svg>
-  <div><h1>Nošnja</h1><p>Train Stable Diffusion on your own pictures, and see what works</p></div>
-</div>"""
+LARGEST_UPLOAD = "4gb"
+"""A zip of a whole dataset."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,11 +106,16 @@ def prepare_environment(workspace: Workspace) -> None:
 
 def serve(workspace: Workspace, port: int, listen: bool, no_browser: bool) -> None:
     prepare_environment(workspace)
-    page = build(workspace)
+    from nosnja_gui.ui.page import build
+    from nosnja_gui.ui.pictures import Pictures
+
+    pictures = Pictures(workspace.cache / "thumbnails")
+    page = build(workspace, pictures, listens=listen)
     password = secrets.token_urlsafe(24) if listen else ""
-    page.launch(**launch_settings(port, password))
+    page.launch(**launch_settings(port, password, pictures))
     address = f"http://127.0.0.1:{port}"
     write_atomic(record(workspace), json.dumps({**self_mark(), "address": address}))
+    work_queue.wake(workspace)  # what was waiting when the machine was switched off
     print(f"Nošnja's window: {address}  (workspace {workspace.root}; Ctrl+C ends it)", flush=True)
     if listen:
         print(f"Other machines: http://{socket.gethostname()}:{port}, user {USER}, password {password}", flush=True)
@@ -130,41 +129,13 @@ def serve(workspace: Workspace, port: int, listen: bool, no_browser: bool) -> No
         page.close(verbose=False)
 
 
-def build(workspace: Workspace) -> gr.Blocks:
-    """The page. Its timer is at top level, because one inside a tab that was never opened does not tick."""
-    import gradio as gr
-
-    from nosnja_gui.ui import result, runs
-    from nosnja_gui.ui.pictures import Pictures
-
-    pictures = Pictures(workspace.cache / "window-pictures")
-    gr.set_static_paths([pictures.folder])
-    with gr.Blocks(title="Nošnja", analytics_enabled=False, fill_width=True) as page:
-        gr.HTML(HEADER)
-        with gr.Tab("Result"):
-            panels = [result.build(workspace, pictures)]
-        with gr.Tab("Runs"):
-            panels.append(runs.build(workspace))
-        timer = gr.Timer(REFRESH_SECONDS)
-        for panel in panels:
-            gr.on(
-                [page.load, timer.tick],
-                panel.refresh,
-                panel.inputs,
-                panel.outputs,
-                show_progress="hidden",
-                trigger_mode="once",
-                api_visibility="private",
-            )
-    return page
-
-
-def launch_settings(port: int, password: str) -> dict[str, Any]:
+def launch_settings(port: int, password: str, pictures: Pictures) -> dict[str, Any]:
     """Everything said outright, nothing left to gradio's defaults that reach outside. With a password: open to other machines."""
     from starlette.middleware import Middleware
 
+    from nosnja_gui.ui import texts, widget
     from nosnja_gui.ui.guard import LOCAL_NAMES, Guard
-    from nosnja_gui.ui.theme import STYLE, theme
+    from nosnja_gui.ui.theme import styles, theme
 
     own = socket.gethostname().lower()
     names = LOCAL_NAMES | {own, f"{own}.local"} if password else LOCAL_NAMES
@@ -174,6 +145,7 @@ def launch_settings(port: int, password: str) -> dict[str, Any]:
         "auth": (lambda user, given: user == USER and secrets.compare_digest(given.encode(), password.encode())) if password else None,
         "app_kwargs": {
             "middleware": [Middleware(Guard, names=names, any_address=bool(password))],
+            "routes": [pictures.route()],
             "openapi_url": None,
             "docs_url": None,
             "redoc_url": None,
@@ -194,7 +166,9 @@ def launch_settings(port: int, password: str) -> dict[str, Any]:
         "run_history": False,
         "footer_links": [],
         "theme": theme(),
-        "css_paths": STYLE,
+        "css_paths": styles(),
+        "head": widget.head(),
+        "i18n": texts.for_gradio(),
         # Leaves out gradio's look at its own page, which gives up after three seconds: too few while a training keeps the machine busy.
         "_frontend": False,
     }

@@ -1,14 +1,48 @@
-"""What a tab gives to the window: components, and how to bring them up to date."""
+"""What the window gives to its tabs, and what a tab gives back."""
+
+from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+
+import gradio as gr
+
+from nosnja_gui.ui.memory import Memory
+from nosnja_gui.ui.pictures import Pictures
+from nosnja_gui.workspace import Workspace
+
+TABS = ("start", "dataset", "trigger", "train", "monitor", "xyz", "library")
+"""Ids of the tabs, in order; each is built by the module of that name."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """What all tabs share."""
+
+    workspace: Workspace
+    pictures: Pictures
+    memory: Memory
+    tabs: gr.Tabs
+    """`gr.Tabs(selected="train")` as an output of a handler opens that tab."""
+    dataset: gr.State
+    """Folder of the dataset that is open, as text; "" for none. Set by the dataset tab, listened to by others (`.change`)."""
+    run: gr.State
+    """Name of the run that is watched, "" for the newest. Set to open a run in the monitor."""
+    grid: gr.State
+    """Name of the grid run that is shown in the XYZ tab, "" for none."""
+    listens: bool = False
+    """Whether other machines are let in: then nothing outside the workspace may be opened."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """`refresh(*inputs)` gives a value per output, or `gr.skip()`; called when the page loads and on every tick of the window's timer."""
+    """`refresh(*inputs, language)` gives a value per output, or None where nothing changed.
 
-    refresh: Callable[..., Any]
-    inputs: list[Any]
-    outputs: list[Any]
+    Called when the page loads and on every tick of the window's timer, for all panels in one go: it must be fast and may
+    not raise. What it remembers of the session it keeps in a `gr.State` that is both input and output.
+    """
+
+    refresh: Callable[..., list[Any] | None]
+    inputs: list[Any] = field(default_factory=list)
+    outputs: list[Any] = field(default_factory=list)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import gradio as gr
 
-STYLE = Path(__file__).with_name("style.css")
+STYLES = Path(__file__).with_name("styles")
 
 EMBROIDERY = gr.themes.Color(
     name="embroidery",
@@ -20,6 +20,12 @@ EMBROIDERY = gr.themes.Color(
     c900="#6b2126",
     c950="#3a0d10",
 )
+
+
+def styles() -> list[Path]:
+    """What all tabs share, and then a file per tab."""
+    base = STYLES / "base.css"
+    return [base, *sorted(file for file in STYLES.glob("*.css") if file != base)]
 
 
 def theme() -> gr.themes.Base:

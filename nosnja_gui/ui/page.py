@@ -1,0 +1,84 @@
+"""The page: its header, its tabs and the timer that keeps them up to date. One file per tab."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from nosnja_gui.ui import dataset, guide, library, monitor, start, train, trigger, xyz
+from nosnja_gui.ui.memory import Memory
+from nosnja_gui.ui.panel import TABS, Panel, Window
+from nosnja_gui.ui.pictures import Pictures
+from nosnja_gui.ui.texts import language_of, t
+from nosnja_gui.workspace import Workspace
+
+REFRESH_SECONDS = 1.5
+TITLES = {
+    "start": "Start",
+    "dataset": "Dataset & captions",
+    "trigger": "Trigger word",
+    "train": "Train",
+    "monitor": "Monitor",
+    "xyz": "XYZ plot",
+    "library": "Runs & models",
+}
+MODULES = {module.__name__.rpartition(".")[2]: module for module in (start, dataset, trigger, train, monitor, xyz, library)}
+HEADER = """
+<div class="nosnja-header">
+  <svg viewBox="0 0 24 24" aria-hidden="true">
+    <path d="M12 1l3 5 6 0-3 6 3 6-6 0-3 5-3-5-6 0 3-6-3-6 6 0z"/><path class="in" d="M12 7l5 5-5 5-5-5z"/>
+  </svg>
+  <h1>Nošnja</h1>
+</div>"""
+
+
+def build(workspace: Workspace, pictures: Pictures, listens: bool = False) -> gr.Blocks:
+    """The whole page. Its timer is at top level, because one inside a tab that was never opened does not tick."""
+    panels: list[Panel] = []
+    with gr.Blocks(title="Nošnja", analytics_enabled=False, fill_width=True) as page:
+        memory = Memory(workspace.cache / "window-memory.json")
+        shared = {name: gr.State("") for name in ("dataset", "run", "grid")}
+        gr.HTML(HEADER)
+        with gr.Tabs(selected="start", elem_id="tabs") as tabs:
+            window = Window(workspace, pictures, memory, tabs, **shared, listens=listens)
+            for name in TABS:
+                with gr.Tab(t(TITLES[name]), id=name, elem_id=f"tab-{name}"):
+                    panels += [guide.build(window, name), MODULES[name].build(window)]
+        timer = gr.Timer(REFRESH_SECONDS)
+        gr.on(
+            [page.load, timer.tick],
+            refresher(panels),
+            [component for panel in panels for component in panel.inputs],
+            [component for panel in panels for component in panel.outputs],
+            show_progress="hidden",
+            trigger_mode="once",
+            api_visibility="private",
+        )
+    return page
+
+
+def refresher(panels: list[Panel]) -> Callable[..., list[Any]]:
+    """One handler that brings all panels up to date: one request per tick, whatever the number of tabs."""
+
+    def refresh(request: gr.Request, *values: Any) -> list[Any]:
+        language = language_of(request)
+        given, answers = list(values), []
+        for panel in panels:
+            own, given = given[: len(panel.inputs)], given[len(panel.inputs) :]
+            said = None
+            # One tab's trouble must not stop the others; it belongs into the console, where a bug report comes from.
+            with contextlib.suppress(Exception):
+                try:
+                    said = panel.refresh(*own, language)
+                except Exception:
+                    traceback.print_exc(file=sys.stderr)
+                    raise
+            answers += said if said is not None else [gr.skip()] * len(panel.outputs)
+        return answers
+
+    return refresh

@@ -1,0 +1,565 @@
+"""Tab "Train": the settings of a training as a form, beside them what they come to, and the buttons that start it.
+
+What a setting means, costs and leads to is computed elsewhere (jobs, plan, estimate, schedules); here it is only shown.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from nosnja_gui import presets, schedules, work_queue
+from nosnja_gui.dataset import reading
+from nosnja_gui.dataset import trigger as triggers
+from nosnja_gui.estimate import Advice, Estimate, estimate
+from nosnja_gui.jobs import TrainJob
+from nosnja_gui.methods import METHODS
+from nosnja_gui.models import list_models
+from nosnja_gui.plan import TrainPlan, plan_training
+from nosnja_gui.runs import RunFolder, identifier
+from nosnja_gui.settings import UserError
+from nosnja_gui.ui.form import Form, Setting, groups_of, shown_value
+from nosnja_gui.ui.panel import Panel, Window
+from nosnja_gui.ui.texts import language_of, say, t, translated
+from nosnja_gui.ui.widget import widget
+
+MEMORY = "form:train"
+SAME_START_SECONDS = 5.0
+"""A second click within this time on an unchanged form is a double click, not a second training."""
+WRITE_EVERY_SECONDS = 0.5
+SETTLING_SECONDS = 2.0
+PERSONAL = ("name", "trigger", "model.path", "preview.prompts")
+"""Fields that no preset touches."""
+FOLLOWED = "form:train-follows"
+
+
+def build(window: Window) -> Panel:
+    """The tab's components, inside the tab that is open."""
+    tab = Train(window)
+    tab.lay_out()
+    tab.listen()
+    return Panel(tab.refresh, inputs=[tab.seen, window.dataset], outputs=[tab.seen, tab.busy])
+
+
+class Train:
+    """The tab's components and what they do."""
+
+    def __init__(self, window: Window) -> None:
+        self.window, self.workspace = window, window.workspace
+        self.form = Form(TrainJob, values=_first_values(), overrides={"model.path": self._model_field})
+        self.starter = Starter(window)
+        self.keeper = Keeper(window)
+
+    # -------------------------------------------------------------------------------------------- layout
+
+    def lay_out(self) -> None:
+        # What the program last saw, and what of it the form took over; they differ for a moment only.
+        self.seen, self.taken = gr.State({}), gr.State({})
+        form = self.form
+        with gr.Row(elem_classes="nosnja-train-tab"):
+            with gr.Column(scale=6, min_width=460, elem_classes="nosnja-train-form"):
+                with gr.Column(elem_classes="nosnja-train-group"):
+                    self.preset = gr.Dropdown(
+                        self._preset_choices("en"), value=presets.DEFAULT, filterable=False, label=t("Preset"), elem_id="train-preset"
+                    )
+                    self.bar = widget("train_preset", {}, elem_id="train-preset-bar")
+                with gr.Column(elem_classes="nosnja-train-group"):
+                    self.dataset = widget("train_dataset", {}, elem_id="field-dataset-path")
+                    form.add("model.path", "name", "trigger")
+                self.method = gr.Radio(
+                    [(t(method.title), name) for name, method in METHODS.items()],
+                    value=TrainJob().method, label=t("Method"), visible=len(METHODS) > 1, elem_id="field-method",
+                )  # fmt: skip
+                rates = ("optimizer.learning_rate", "optimizer.text_encoder_learning_rate")
+                course = ("schedule.name", "schedule.warmup_share", "schedule.restarts", "schedule.power")
+                self._group(t("Learning"), "rate", *rates, *course)
+                length = ("training.epochs", "dataset.repeats", "training.batch_size", "dataset.resolution")
+                self._group(t("Length and pictures"), "length", *length)
+                self.of_method = {}
+                for name, method in METHODS.items():
+                    essential = [setting for setting in form.rest_of(name) if form.settings[setting].shown.essential]
+                    with gr.Column(elem_classes="nosnja-train-group", visible=name == TrainJob().method) as self.of_method[name]:
+                        gr.HTML(t(method.title), elem_classes="nosnja-train-heading")
+                        form.add(*essential)
+                self._group(t("Previews"), "prompts", "preview.prompts")
+                gr.HTML(t("More settings"), elem_classes="nosnja-train-heading")
+                for group, title in groups_of(TrainJob).items():
+                    if rest := form.rest_of(group):
+                        rest = [name for name in rest if name not in ("dataset.path", "model.path")]
+                        with gr.Accordion(t(title), open=False, elem_id=f"train-more-{group}", elem_classes="nosnja-train-more"):
+                            form.add(*rest)
+            with gr.Column(scale=5, min_width=420, elem_classes="nosnja-train-side"):
+                with gr.Row(elem_classes="nosnja-train-buttons"):
+                    self.start = gr.Button(t("Start training"), variant="primary", elem_id="train-start")
+                    self.enqueue = gr.Button(t("Add to queue"), elem_id="train-enqueue")
+                self.busy = widget("train_busy", {}, elem_id="train-busy")
+                self.side = widget("train", {}, elem_id="train-previews")
+
+    def _group(self, heading: Any, kind: str, *names: str) -> None:
+        with gr.Column(elem_classes="nosnja-train-group"):
+            gr.HTML(heading, elem_classes="nosnja-train-heading")
+            self.form.add(*names, classes=f"nosnja-train-{kind}")
+
+    def _model_field(self, setting: Setting, common: dict[str, Any]) -> gr.Dropdown:
+        return gr.Dropdown(self._model_choices(), allow_custom_value=True, **common)
+
+    # -------------------------------------------------------------------------------------------- events
+
+    def listen(self) -> None:
+        form, quiet = self.form, {"show_progress": "hidden", "api_visibility": "private"}
+        given = [self.window.dataset, self.preset, *form.inputs()]
+        shown = [self.dataset, self.bar, self.side]
+        everything = [*form.inputs(), self.preset, *shown]
+        # Not `change`: it also fires while a form is being filled in by the program, with half of the fields still empty.
+        typed = [field.input for field in form.inputs()]
+        gr.on(typed, spoken(self.typed), [self.taken, *given], shown, trigger_mode="always_last", **quiet)
+        news = [self.seen.change, self.window.dataset.change]
+        gr.on(news, spoken(self.caught_up), [self.taken, *given], [self.taken, *everything], trigger_mode="always_last", **quiet)
+        self.preset.input(spoken(self.preset_chosen), given, everything, trigger_mode="always_last", **quiet)
+        self.bar.reset(spoken(self.preset_chosen), given, everything, **quiet)
+        self.bar.save(told(self.preset_saved), given, everything, **quiet)
+        self.bar.remove(spoken(self.preset_removed), given, everything, **quiet)
+        self.side.advise(told(self.advised), given, everything, **quiet)
+        self.side.suggest(spoken(self.suggested), given, everything, **quiet)
+        self.side.go(told(self.gone), None, self.window.tabs, **quiet)
+        self.dataset.go(told(self.gone), None, self.window.tabs, **quiet)
+        opened = [self.window.run, self.window.tabs, self.side]
+        for button, handler in ((self.start, self.started), (self.enqueue, self.queued)):
+            button.click(spoken(handler), given, opened, trigger_mode="once", **quiet)
+        self.method.change(self.method_chosen, self.method, list(self.of_method.values()), **quiet)
+
+    def method_chosen(self, name: str) -> list[Any]:
+        return [gr.update(visible=name == method) for method in self.of_method]
+
+    def typed(self, language: str, taken: dict[str, Any], dataset: str, preset: str, *given: Any) -> list[Any]:
+        """A field was changed. Before a fresh page has the form as it was left, nothing is remembered of it."""
+        if not taken:
+            return [gr.skip()] * 3
+        return self.look(dataset, preset, self.form.given(given), language)
+
+    def look(self, dataset: str, preset: str, raw: Mapping[str, Any], language: str, **more: Any) -> list[Any]:
+        """What the dataset's card, the preset's bar and the previews show of a form, which is remembered as it is."""
+        self.keeper.keep({"preset": preset, "values": dict(raw)})
+        values = self.form.values(raw)
+        base = self.base(preset)
+        sight = see(self.form, values, dataset, base, self.workspace, language)
+        changed = [name for name, value in base.items() if name in values and values[name] != value]
+        bar = {**self._preset_words(preset, language), "changed": changed, "labels": [self._label(name, language) for name in changed]}
+        card = {"name": Path(dataset).name if dataset else "", "path": dataset, "pictures": sight["count"]["pictures"]}
+        return [card, bar, {**sight, "changed": changed, **more}]
+
+    def preset_chosen(self, language: str, dataset: str, preset: str, *given: Any) -> list[Any]:
+        """All fields take the preset's values, but for those that belong to this one training."""
+        return self.set_fields(dataset, preset, self.form.given(given), self.base(preset), language)
+
+    def set_fields(
+        self, dataset: str, preset: str, raw: Mapping[str, Any], changes: Mapping[str, Any], language: str, preset_update: Any = None
+    ) -> list[Any]:
+        """Outputs of everything, with some fields changed."""
+        known = {name: value for name, value in changes.items() if name in self.form.components}
+        updates = self.form.show(known)
+        after = {**raw, **{name: value for name, value in zip(self.form.components, updates, strict=True) if name in known}}
+        return [*updates, preset_update or gr.skip(), *self.look(dataset, preset, after, language)]
+
+    def preset_saved(self, wish: dict[str, Any], language: str, dataset: str, preset: str, *given: Any) -> list[Any]:
+        raw = self.form.given(given)
+        values = self.form.values(raw)
+        skips = [gr.skip()] * len(self.form.components)
+        if problems := self.form.problems(values, language):
+            names = ", ".join(self._label(name, language) for name in problems)
+            said = say(language, "Put right what is marked first: {names}.", names=names)
+            return self._bar_says(skips, dataset, preset, raw, said, language)
+        try:
+            saved = presets.save_preset(presets.own_folder(self.workspace), str(wish.get("title", "")), self.form.job(values))
+        except UserError as error:
+            return self._bar_says(skips, dataset, preset, raw, str(error), language)
+        update = gr.update(choices=self._preset_choices(language), value=saved.key)
+        return [*skips, update, *self.look(dataset, saved.key, raw, language)]
+
+    def preset_removed(self, language: str, dataset: str, preset: str, *given: Any) -> list[Any]:
+        """The user's preset goes; the fields stay as they are."""
+        raw = self.form.given(given)
+        skips = [gr.skip()] * len(self.form.components)
+        try:
+            if chosen := self.find_preset(preset):
+                presets.delete_preset(chosen)
+        except (UserError, OSError) as error:
+            return self._bar_says(skips, dataset, preset, raw, str(error), language)
+        update = gr.update(choices=self._preset_choices(language), value=presets.DEFAULT)
+        return [*skips, update, *self.look(dataset, presets.DEFAULT, raw, language)]
+
+    def _bar_says(self, skips: list[Any], dataset: str, preset: str, raw: Mapping[str, Any], said: str, language: str) -> list[Any]:
+        card, bar, side = self.look(dataset, preset, raw, language)
+        return [*skips, gr.skip(), card, {**bar, "said": said, "at": time.time()}, side]
+
+    def advised(self, wish: dict[str, Any], language: str, dataset: str, preset: str, *given: Any) -> list[Any]:
+        """An advice was clicked: its changes are made."""
+        changes = wish.get("changes") if isinstance(wish.get("changes"), dict) else {}
+        return self.set_fields(dataset, preset, self.form.given(given), self.form.values(changes), language)
+
+    def suggested(self, language: str, dataset: str, preset: str, *given: Any) -> list[Any]:
+        raw = self.form.given(given)
+        word = self.form.values(raw)["trigger"]
+        kept = self._trigger_of(dataset)
+        prompts = suggest_prompts(dataset, word, kept.get("class_nouns") or [])
+        return self.set_fields(dataset, preset, raw, {"preview.prompts": prompts}, language)
+
+    def gone(self, wish: dict[str, Any], language: str) -> Any:
+        return gr.Tabs(selected="dataset" if wish.get("tab") == "dataset" else "monitor")
+
+    def started(self, language: str, dataset: str, preset: str, *given: Any, at_once: bool = True) -> list[Any]:
+        """The run is made and starts or waits, and the monitor opens; or what is wrong is shown, and nothing is made."""
+        raw = self.form.given(given)
+        side = self.look(dataset, preset, raw, language, tried=time.time())[2]
+        if not side["problems"]:
+            try:
+                run = self.starter.start(self.job(self.form.values(raw), dataset), at_once)
+                return [identifier(run, self.workspace), gr.Tabs(selected="monitor"), {**side, "tried": 0}]
+            except UserError as error:
+                side["problems"] = [{"name": "", "label": "", "text": str(error)}]
+        side["marks"] = {problem["name"]: problem["text"] for problem in side["problems"]}
+        return [gr.skip(), gr.skip(), side]
+
+    def queued(self, language: str, *values: Any) -> list[Any]:
+        return self.started(language, *values, at_once=False)
+
+    def job(self, values: Mapping[str, Any], dataset: str) -> TrainJob:
+        """The job that the form asks for. Raises UserError."""
+        name = values["name"] or values["trigger"] or Path(dataset).name
+        return presets.train_job(None, {**values, "dataset.path": dataset, "name": name})
+
+    # -------------------------------------------------------------------------------------------- refresh
+
+    def refresh(self, seen: dict[str, Any], dataset: str, language: str) -> list[Any] | None:
+        """Looks at what other tabs and processes change. Few outputs, as each costs something at every tick."""
+        new = {"busy": self._busy(), **self._now(dataset)}
+        return None if new == seen else [new, new["busy"]]
+
+    def caught_up(self, language: str, taken: dict[str, Any], dataset: str, preset: str, *given: Any) -> list[Any]:
+        """A fresh page gets the form as it was left; an open one follows the dataset, its trigger word and the models there are."""
+        now = self._now(dataset)
+        # What was sent right after a page was loaded may have been sent before the fields were filled in.
+        fresh = not taken or time.monotonic() - taken.get("at", 0.0) < SETTLING_SECONDS
+        raw, picker = self.form.given(given), gr.skip()
+        if fresh:
+            followed = self.window.memory.get(FOLLOWED)
+            taken = {**(followed if isinstance(followed, dict) else {}), "at": taken.get("at", time.monotonic())}
+            preset, raw = self.remembered()
+            picker = gr.update(choices=self._preset_choices(language), value=preset)
+        changes = self._following(taken, now, str(raw["trigger"] or ""), str(raw["name"] or ""))
+        after = {**raw, **changes}
+        fields = self.form.show(after if fresh else changes)
+        if now["models"] != taken.get("models"):
+            place = list(self.form.components).index("model.path")
+            fields[place] = gr.update(choices=self._model_choices(), value=after["model.path"])
+        if "word" in now:
+            self.window.memory.put(FOLLOWED, {"word": now["word"], "name": now["name"]})
+        return [{**taken, **now}, *fields, picker, *self.look(dataset, preset, after, language)]
+
+    def remembered(self) -> tuple[str, dict[str, Any]]:
+        """The preset and what the fields hold, as the form was left."""
+        kept = self.keeper.kept()
+        preset = str(kept.get("preset", presets.DEFAULT))
+        preset = preset if self.find_preset(preset) else presets.DEFAULT
+        raw = {**self.form.defaults(), **self.base(preset)}
+        raw.update(kept["values"] if isinstance(kept.get("values"), dict) else {})
+        choices = self._model_choices()
+        if not raw.get("model.path") and choices:
+            raw["model.path"] = choices[0][1]
+        return preset, {name: shown_value(self.form.settings[name], raw[name]) for name in self.form.components}
+
+    def _following(self, taken: Mapping[str, Any], now: Mapping[str, Any], trigger: str, name: str) -> dict[str, str]:
+        """What trigger word and name become as the dataset or its word changed: they follow unless the user wrote their own."""
+        changes = {}
+        if now.get("word") and now["word"] != taken.get("word") and trigger.strip() in ("", taken.get("word")):
+            changes["trigger"] = now["word"]
+        if now.get("name") and now["name"] != taken.get("name") and name.strip() in ("", TrainJob().name, taken.get("name")):
+            changes["name"] = now["name"]
+        return changes
+
+    def _now(self, dataset: str) -> dict[str, Any]:
+        """What the form follows: the trigger word and the name that a dataset brings along, where one is open, and the models."""
+        models: dict[str, Any] = {"models": self._models_mark()}
+        if not dataset:
+            return models
+        word = str(self._trigger_of(dataset).get("word", ""))
+        return {**models, "word": word, "name": word or Path(dataset).name}
+
+    def _trigger_of(self, dataset: str) -> dict[str, Any]:
+        kept = self.window.memory.get(f"trigger:{dataset}") if dataset else None
+        return kept if isinstance(kept, dict) else {}
+
+    def _busy(self) -> dict[str, Any]:
+        running = work_queue.busy(self.workspace)
+        name = ""
+        if running is not None:
+            try:
+                name = identifier(running, self.workspace)
+            except UserError:
+                name = running.path.name
+        return {"run": name, "waiting": len(work_queue.waiting(self.workspace))}
+
+    # -------------------------------------------------------------------------------------------- presets and models
+
+    def find_preset(self, key: str) -> presets.Preset | None:
+        known = [*presets.list_presets(), *presets.own_presets(presets.own_folder(self.workspace))]
+        return next((preset for preset in known if preset.key == key), None)
+
+    def base(self, key: str) -> dict[str, Any]:
+        """What the preset sets the fields to. One that is gone or damaged is the defaults."""
+        preset = self.find_preset(key)
+        try:
+            values = presets.settings_of(preset) if preset else {}
+        except UserError:
+            values = {}
+        values = values or {name: value for name, value in self.form.defaults().items() if name not in presets.PERSONAL}
+        return {name: value for name, value in values.items() if name in self.form.components and name not in PERSONAL}
+
+    def _preset_choices(self, language: str) -> list[tuple[str, str]]:
+        given = [(translated(language, preset.title), preset.key) for preset in presets.list_presets()]
+        return given + [(preset.title, preset.key) for preset in presets.own_presets(presets.own_folder(self.workspace))]
+
+    def _preset_words(self, key: str, language: str) -> dict[str, Any]:
+        preset = self.find_preset(key)
+        if preset is None:
+            return {"title": "", "about": "", "own": False}
+        about = preset.about if preset.own else translated(language, preset.about)
+        return {"title": preset.title, "about": about or say(language, "Your own preset."), "own": preset.own}
+
+    def _model_choices(self) -> list[tuple[str, str]]:
+        return [(model.title, model.name) for model in list_models(self.workspace)]
+
+    def _models_mark(self) -> int:
+        try:
+            return self.workspace.models.stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    def _label(self, name: str, language: str) -> str:
+        return translated(language, self.form.settings[name].label) if name in self.form.settings else name
+
+
+def spoken(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """The handler, given the browser's language first."""
+
+    def handle(request: gr.Request, *values: Any) -> Any:
+        return handler(language_of(request), *values)
+
+    return handle
+
+
+def told(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """The handler, given what the widget said along with its event, and then the browser's language."""
+
+    def handle(request: gr.Request, event: gr.EventData, *values: Any) -> Any:
+        return handler(event._data if isinstance(event._data, dict) else {}, language_of(request), *values)
+
+    return handle
+
+
+def see(
+    form: Form, values: Mapping[str, Any], dataset: str, base: Mapping[str, Any], workspace: Any, language: str
+) -> dict[str, Any]:
+    """What the previews draw: problems, counts, the learning rate's curve, memory and time.
+
+    A refused value is replaced by the preset's for the drawing, and the drawing is said to be stale.
+    """
+    refused = form.problems(values, language)
+    sound = {name: value for name, value in values.items() if name not in refused}
+    job = form.job({**form.defaults(), **base, **sound, "dataset.path": dataset})
+    assert isinstance(job, TrainJob)
+    plan = plan_training(job, workspace)
+    guess = estimate(job, plan, workspace)
+    problems = {**refused, **{name: text for name, text in plan.problems.items() if name not in refused}}
+    if not dataset:
+        problems["dataset.path"] = say(language, "Choose pictures to train on, in the tab of the dataset.")
+    if not values.get("model.path"):
+        problems["model.path"] = say(language, "Choose a base model, or put one into the workspace's folder models.")
+    # A field that was not filled in yet is no mistake to be shouted about; the list beside the button names it.
+    marks = {name: text for name, text in problems.items() if values.get(name) not in (None, "", [])}
+
+    def label(name: str) -> str:
+        return translated(language, form.settings[name].label) if name in form.settings else ""
+
+    return {
+        "problems": [{"name": name, "label": label(name), "text": text} for name, text in problems.items()],
+        "marks": marks,
+        "stale": bool(refused),
+        "idle": job.without_effect(),
+        "count": count(job, plan),
+        "buckets": [list(bucket) for bucket in plan.buckets],
+        "notes": list(plan.notes),
+        "curve": curve(job, plan.total, language),
+        "scale": scale(job, form, base),
+        "estimate": {
+            "memory": guess.memory_bytes, "of": guess.memory_total, "free": guess.memory_free, "fits": guess.fits, "device": guess.device,
+            "seconds": guess.seconds, "basis": basis(guess, language),
+            "advice": [{"text": advised(one, language), "changes": one.changes, "saves": one.saves_bytes} for one in guess.advice],
+        },
+        "suggest": bool(dataset or values.get("trigger")) and not values.get("preview.prompts"),
+    }  # fmt: skip
+
+
+def basis(guess: Estimate, language: str) -> str:
+    """What the time is based on, for people."""
+    match guess.basis_kind:
+        case "run":
+            return say(language, "As fast as {run}.", run=guess.basis_name)
+        case "gpu":
+            return say(language, "A rough guess for this card ({card}); the first run will tell.", card=guess.basis_name)
+        case "processor":
+            return say(language, "A rough guess for this processor; the first run will tell.")
+    return say(language, "Known when pictures and a base model are chosen.")
+
+
+def advised(advice: Advice, language: str) -> str:
+    """What a change that saves memory would do, for people."""
+    new = advice.changes
+    match advice.kind:
+        case "gradient_checkpointing":
+            return say(language, "Turn gradient checkpointing on: a third slower.")
+        case "batch_size":
+            gathered = new.get("training.gradient_accumulation")
+            return say(language, "Batch size 1, gathered: {count}. The same training, a little slower.", count=gathered)
+        case "adamw8bit":
+            return say(language, "AdamW8bit instead of AdamW: hardly any difference.")
+        case "text_encoder":
+            return say(language, "Leave the text encoder alone: the trigger word is learned a little later.")
+        case "resolution":
+            return say(language, "Resolution {pixels}: less detail.", pixels=new.get("dataset.resolution"))
+        case "rank":
+            return say(language, "Rank {rank}: less fine detail.", rank=new.get("lora.rank"))
+    return advice.text
+
+
+def count(job: TrainJob, plan: TrainPlan) -> dict[str, Any]:
+    """The terms of the exposure counter."""
+    return {
+        "pictures": plan.pictures, "held_out": plan.held_out, "repeats": job.dataset.repeats, "epochs": job.training.epochs,
+        "batch": job.training.batch_size, "accumulation": job.training.gradient_accumulation, "total": plan.total,
+        "steps_per_epoch": plan.steps_per_epoch, "passes": plan.passes_per_picture, "saves": plan.saves, "samples": plan.samples,
+        "prompts": len(job.preview.prompts),
+    }  # fmt: skip
+
+
+def curve(job: TrainJob, total: int, language: str) -> dict[str, Any]:
+    """The chart of the learning rates as they will run."""
+    schedule, rates = job.schedule, job.optimizer
+    points = schedules.points(schedule.name, total, schedule.warmup_share, schedule.restarts, schedule.power)
+    updates = [update + 1 for update, _ in points]
+    parts = [("unet", say(language, "UNet"), "accent", rates.learning_rate)]
+    if rates.text_encoder_learning_rate:
+        parts.append(("text_encoder", say(language, "Text encoder"), "blue", rates.text_encoder_learning_rate))
+    return {
+        "series": [
+            {
+                "name": name,
+                "label": label,
+                "color": color,
+                "dashed": name != "unet",
+                "x": updates,
+                "y": [rate * share for _, share in points],
+            }
+            for name, label, color, rate in parts
+        ],
+        "x_label": say(language, "step"),
+        "y_label": "",
+        "y_zero": True,
+        "height": 165,
+        "label": say(language, "The learning rate over the training"),
+        "empty": say(language, "Choose pictures to see the curve."),
+    }
+
+
+def scale(job: TrainJob, form: Form, base: Mapping[str, Any]) -> dict[str, float]:
+    """What the method makes of the learning rate, here and with the preset."""
+    preset = form.job({**form.defaults(), **base})
+    assert isinstance(preset, TrainJob)
+    own, other = getattr(job, job.method), getattr(preset, preset.method)
+    return {
+        "alpha": own.alpha if hasattr(own, "alpha") else None, "rank": own.rank if hasattr(own, "rank") else None, "scale": own.scale,
+        "rate": job.optimizer.learning_rate, "effective": job.optimizer.learning_rate * own.scale,
+        "preset": preset.optimizer.learning_rate * other.scale,
+    }  # fmt: skip
+
+
+def suggest_prompts(dataset: str, word: str, nouns: list[str]) -> list[str]:
+    """Two prompts to watch a training by: one with the trigger word, the other the same without it.
+
+    Taken from the captions, because a LoRA answers best to what it was told in training.
+    """
+    noun = next((str(noun) for noun in nouns if str(noun).strip()), "")
+    try:
+        captions = [text for text in reading.read(Path(dataset)).captions().values() if text] if dataset else []
+    except UserError:
+        captions = []
+    telling = [text for text in captions if word and word.lower() in text.lower() and len(text) <= 200]
+    # The longest of the usual ones tells the most; sorted, so that the same set gives the same prompts.
+    example = max(sorted(telling), key=lambda text: (text.lower().count(word.lower()), len(text)), default="")
+    if not word:
+        return sorted(captions, key=len)[len(captions) // 2 :][:2]
+    example = example or triggers.insert(f"a photo of a {noun or word}", word, noun or None)
+    without = triggers.remove(example, word, noun or None) or "a photo"
+    return [example, without]
+
+
+class Starter:
+    """Makes and starts runs, one at a time; a double click gets the run that its first half made."""
+
+    def __init__(self, window: Window) -> None:
+        self.workspace = window.workspace
+        self._lock = threading.Lock()
+        self._last: tuple[TrainJob, RunFolder, float] | None = None
+
+    def start(self, job: TrainJob, at_once: bool) -> RunFolder:
+        """The run of this job, started if nothing else runs, waiting otherwise. Raises UserError."""
+        with self._lock:
+            now = time.monotonic()
+            if self._last is not None and self._last[0] == job and now - self._last[2] < SAME_START_SECONDS:
+                return self._last[1]
+            run = RunFolder.create(self.workspace.new_run(job.name), job)
+            if at_once:
+                work_queue.start_or_enqueue(run, self.workspace)
+            else:
+                work_queue.enqueue(run, self.workspace)
+            self._last = (job, run, now)
+            return run
+
+
+class Keeper:
+    """Remembers the form as it is left, without writing at every movement of a slider."""
+
+    def __init__(self, window: Window) -> None:
+        self.memory = window.memory
+        self._lock = threading.Lock()
+        self._value: dict[str, Any] = {}
+        self._timer: threading.Timer | None = None
+
+    def keep(self, value: dict[str, Any]) -> None:
+        with self._lock:
+            self._value = value
+            if self._timer is None:
+                self._timer = threading.Timer(WRITE_EVERY_SECONDS, self.write)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def kept(self) -> dict[str, Any]:
+        """The form as it was left last, whether that is written yet or not."""
+        value = self._value or self.memory.get(MEMORY)
+        return value if isinstance(value, dict) else {}
+
+    def write(self) -> None:
+        with self._lock:
+            self._timer = None
+            value = self._value
+        self.memory.put(MEMORY, value)
+
+
+def _first_values() -> dict[str, Any]:
+    values = presets.train_job(presets.DEFAULT).model_dump(mode="json")
+    return presets.dotted(values)

@@ -1,0 +1,137 @@
+"""The list of models: what there is, what can be used, and a sentence for what cannot."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tiny import tiny_sd
+
+from nosnja_gui import models
+from nosnja_gui.families import FAMILIES
+from nosnja_gui.models import KIT, captioner_models, check_model, demand_of, family_of, find_model, list_models, native_size
+from nosnja_gui.settings import UserError
+from nosnja_gui.workspace import Workspace
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return Workspace(tmp_path / "workspace").create()
+
+
+def by_name(workspace):
+    return {entry.name: entry for entry in list_models(workspace)}
+
+
+def test_the_demo_kit_is_always_there_and_its_name_is_its_path(tmp_path):
+    (entry,) = list_models(Workspace(tmp_path / "nothing here"))
+    assert entry.from_kit and not entry.problem and entry.family == "sd" and entry.native_size == 128
+    assert Path(entry.name).is_absolute() and find_model(entry.name, tmp_path) == entry.path == KIT / "sd"
+    weights = sum(file.stat().st_size for file in entry.path.rglob("*.safetensors"))
+    assert entry.size_bytes == weights > 20_000_000
+    (captioner,) = captioner_models(Workspace(tmp_path / "nothing here"))
+    assert captioner.from_kit and captioner.family == "blip" and captioner.path == KIT / "blip" and captioner.size_bytes > 2_000_000
+
+
+def test_models_of_the_workspace_come_first_in_natural_order(workspace):
+    for name in ("sd-10", "sd-2", "Anime"):
+        tiny_sd(workspace.models / name)
+    (workspace.models / ".hidden").mkdir()
+    (workspace.models / "notes").mkdir()
+    (workspace.models / "readme.txt").write_text("x")
+    entries = list_models(workspace)
+    assert [entry.name for entry in entries[:-1]] == ["Anime", "sd-2", "sd-10"] and entries[-1].from_kit
+    for entry in entries[:-1]:
+        assert (entry.family, entry.native_size, entry.problem, entry.from_kit) == ("sd", 64, "", False)
+        assert find_model(entry.name, workspace.models) == entry.path
+
+
+def test_what_cannot_be_used_says_why_in_a_sentence(workspace):
+    tiny_sd(workspace.models / "incomplete")
+    (workspace.models / "incomplete" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    tiny_sd(workspace.models / "xl")
+    index = workspace.models / "xl" / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": "StableDiffusionXLPipeline"}))
+    tiny_sd(workspace.models / "damaged")
+    (workspace.models / "damaged" / "model_index.json").write_text("{")
+    tiny_sd(workspace.models / "odd")
+    (workspace.models / "odd" / "vae" / "config.json").write_text('{"block_out_channels": 7}')
+    save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(2, 2)}, workspace.models / "v1-5.safetensors")
+    save_file({"lora_unet_down.lora_down.weight": torch.zeros(2, 2)}, workspace.models / "lora.safetensors")
+    save_file({"emb_params": torch.zeros(2, 2)}, workspace.models / "embedding.safetensors")
+    (workspace.models / "cut.safetensors").write_bytes(b"\x10")
+    entries = by_name(workspace)
+    assert "lora.safetensors" not in entries and "embedding.safetensors" not in entries
+    problems = {name: entry.problem for name, entry in entries.items() if not entry.from_kit}
+    assert set(problems) == {"incomplete", "xl", "damaged", "odd", "v1-5.safetensors", "cut.safetensors"}
+    assert all(problem.endswith(".") and "\n" not in problem for problem in problems.values())
+    assert "diffusion_pytorch_model.safetensors" in problems["incomplete"] and entries["incomplete"].family == "sd"
+    assert "StableDiffusionXLPipeline" in problems["xl"] and entries["xl"].family == ""
+    assert "single file" in problems["v1-5.safetensors"]
+    for name in ("incomplete", "xl", "damaged"):
+        with pytest.raises(UserError) as caught:
+            check_model(workspace.models / name)
+        assert str(caught.value) == problems[name]
+
+
+def test_a_change_in_the_folder_is_seen_at_once_and_nothing_is_looked_at_twice(workspace, monkeypatch):
+    model = tiny_sd(workspace.models / "tiny")
+    assert by_name(workspace)["tiny"].problem == ""
+    weights = model / "unet" / "diffusion_pytorch_model.safetensors"
+    content = weights.read_bytes()
+    weights.unlink()
+    assert by_name(workspace)["tiny"].problem
+    weights.write_bytes(content)
+    assert by_name(workspace)["tiny"].problem == ""
+    monkeypatch.setattr(models, "family_of", lambda folder: pytest.fail("looked at again"))
+    assert by_name(workspace)["tiny"].native_size == native_size(model) == 64
+
+
+def test_listing_many_models_again_is_fast(workspace):
+    for number in range(20):
+        tiny_sd(workspace.models / f"model-{number}")
+    list_models(workspace)
+    times = []
+    for _ in range(5):
+        began = time.process_time()
+        list_models(workspace)
+        times.append(time.process_time() - began)
+    assert min(times) < 0.05
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-that-name/x", "a\0b", "x" * 5000, "/" + "y" * 300, "", "  ", "nowhere"])
+def test_a_path_that_is_none_is_refused_in_a_sentence(path, tmp_path):
+    with pytest.raises(UserError) as caught:
+        find_model(path, tmp_path)
+    assert str(caught.value).endswith(".") and len(str(caught.value)) < 6000
+
+
+def test_captioner_models_of_the_workspace(workspace):
+    blip = workspace.models / "my-blip"
+    blip.mkdir()
+    (blip / "config.json").write_text((KIT / "blip" / "config.json").read_text())
+    tiny_sd(workspace.models / "sd")
+    (workspace.models / "broken").mkdir()
+    (workspace.models / "broken" / "config.json").write_text("[]")
+    assert [(entry.name, entry.family) for entry in captioner_models(workspace)][:-1] == [("my-blip", "blip")]
+    assert "my-blip" not in by_name(workspace)
+
+
+def test_the_demand_of_a_model_is_read_from_its_headers(tmp_path):
+    model = tiny_sd(tmp_path / "tiny")
+    family, parts = FAMILIES["sd"], FAMILIES["sd"].load(model, torch.device("cpu"), torch.float32)
+    demand = demand_of(model)
+    for part, module in (("unet", parts.unet), ("vae", parts.vae), ("text_encoder", parts.text_encoders[0])):
+        assert getattr(demand, part).parameters == sum(parameter.numel() for parameter in module.parameters())
+    for part, (module, suffixes) in family.trainable_modules(parts).items():
+        layers = [layer for name, layer in module.named_modules() if name.endswith(suffixes) and isinstance(layer, torch.nn.Linear)]
+        assert demand.adapter_widths[part] == sum(layer.in_features + layer.out_features for layer in layers)
+    assert demand.unet.latent_channels == 4 and demand.unet.text_width == 24
+    (model / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"x")
+    with pytest.raises(UserError):
+        demand_of(model)
+    assert family_of(model) is family
