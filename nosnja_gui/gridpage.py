@@ -19,6 +19,7 @@ import yaml
 from PIL import Image
 
 from nosnja_gui import grids
+from nosnja_gui.axes import AXES
 from nosnja_gui.files import replacing
 
 WINDOW = Path(__file__).with_name("ui")
@@ -145,14 +146,17 @@ def _style() -> str:
 @functools.cache
 def _script() -> str:
     code = "\n".join((WINDOW / "widgets" / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    start = f"window.nosnja = {{texts: {_json(_texts(code))}, languages: []}};"
+    texts = _texts(code)
+    start = f"window.nosnja = {_json({'texts': texts, 'names': {name: name for name in texts}})};"
     return f"{start}\n{code}\n{VIEWER}".replace("</script", "<\\/script")
 
 
 def _texts(code: str) -> dict[str, dict[str, str]]:
-    """By language, the translations of what the scripts say; English is in the scripts."""
+    """By language, the translations of what the scripts and the axes say; English is in the scripts."""
+    titles = {axis.title for axis in AXES.values()}
     found = {}
     for file in sorted((WINDOW / "languages").glob("*.yaml")):
         catalogue = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        found[file.stem] = {text: said for text, said in catalogue.items() if json.dumps(text, ensure_ascii=False) in code}
+        said_here = titles | {text for text in catalogue if json.dumps(text, ensure_ascii=False) in code}
+        found[file.stem] = {text: said for text, said in catalogue.items() if text in said_here}
     return {"en": {}, **found}

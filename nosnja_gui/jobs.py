@@ -83,7 +83,7 @@ class ScheduleSettings(Settings):
     """Share of all steps in which the rate rises from zero; 0.05 is usual."""
     restarts: Annotated[int, Field(ge=1, le=100, title="Cycles"), Slider(1, 10, 1), Shown(essential=True)] = 3
     """Number of cycles of cosine with restarts."""
-    power: Annotated[float, Field(gt=0, le=10), Slider(0.5, 3, 0.1), Shown(essential=True)] = 1.0
+    power: Annotated[float, Field(title="Exponent", gt=0, le=10), Slider(0.5, 3, 0.1), Shown(essential=True)] = 1.0
     """Bend of the polynomial schedule: 1 is a straight line, 2 falls faster at first."""
 
 

@@ -294,12 +294,12 @@ def test_the_card_is_asked_for_in_the_background(monkeypatch):
 
     meter = Meter()
     monkeypatch.setattr(estimating, "_meter", meter)
-    monkeypatch.setattr(estimating, "_torch_uses_cards", lambda: True)
+    monkeypatch.setattr(estimating.hardware, "torch_cuda", lambda: "12.8")
     monkeypatch.setattr(estimating, "_first_cards", lambda: [])
     assert this_machine().gpu == "" and this_machine().memory_total > 0
     meter.read = Load(gpus=(GpuLoad("NVIDIA L4", used_bytes=4 * GIB, total_bytes=24 * GIB),))
     assert this_machine() == Machine("NVIDIA L4", 24 * GIB, 20 * GIB, this_machine().processors)
     meter.read = Load(gpus=(GpuLoad("NVIDIA Thor"),))
     assert this_machine().memory_total == 0
-    monkeypatch.setattr(estimating, "_torch_uses_cards", lambda: False)
+    monkeypatch.setattr(estimating.hardware, "torch_cuda", lambda: None)
     assert this_machine().gpu == ""

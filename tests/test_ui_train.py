@@ -12,6 +12,7 @@ from PIL import Image
 from nosnja_gui import presets, schedules
 from nosnja_gui.jobs import TrainJob
 from nosnja_gui.models import KIT
+from nosnja_gui.runs import RunFolder
 from nosnja_gui.settings import UserError
 from nosnja_gui.ui import train
 from nosnja_gui.ui.dataset import OPENED
@@ -145,7 +146,9 @@ def test_what_is_still_to_be_chosen_is_listed_and_not_shouted_about(tab):
     assert {problem["name"] for problem in shown["problems"]} == {"dataset.path", "model.path"} and not shown["marks"]
 
 
-@pytest.mark.parametrize("changes", [{"optimizer__learning_rate": "0"}, {"model__path": "nowhere"}, {"lora__rank": ""}])
+@pytest.mark.parametrize(
+    "changes", [{"optimizer__learning_rate": "0"}, {"trigger": "a, b"}, {"model__path": "nowhere"}, {"lora__rank": ""}]
+)
 def test_nothing_starts_with_a_problem(tab, pictures, started, changes):
     run, tabs, shown = tab.started("en", pictures, "balanced", *given(tab, **changes))
     assert not started and not list(tab.workspace.runs.iterdir())
@@ -248,6 +251,23 @@ def test_trigger_and_name_follow_the_dataset_until_the_user_writes_their_own(tab
     tab.window.memory.put(f"trigger:{pictures}", {"word": "other"})
     assert follow(taken, pictures, trigger=WORD, name=WORD)[1:] == ("other", "other")
     assert follow(taken, pictures, trigger="mine", name="my dress")[1:] == (gr.skip(), gr.skip())
+
+
+def test_the_settings_of_a_run_are_taken_over_once(tab, pictures, tmp_path):
+    job = TrainJob().changed(**{"lora.rank": 24, "optimizer.text_encoder_learning_rate": None, "preview.prompts": ["a girl"]})
+    RunFolder.create(tmp_path / "earlier", job)
+    tab.window.memory.put("train-load", str(tmp_path / "earlier"))
+    seen, _ = tab.refresh({}, pictures, "en")
+    assert seen["load"]
+
+    def take():
+        return dict(zip(tab.form.components, tab.caught_up("en", dict(TAKEN), pictures, "balanced", *given(tab))[1:], strict=False))
+
+    fields = take()
+    assert (str(fields["lora.rank"]), fields["preview.prompts"]) == ("24", "a girl")
+    assert take()["lora.rank"] == gr.skip(), "only once"
+    tab.window.memory.put("train-load", str(tmp_path / "nowhere"))
+    assert take()["lora.rank"] == gr.skip()
 
 
 # Presets

@@ -31,6 +31,8 @@ from nosnja_gui.ui.panel import TABS, Panel, Window
 from nosnja_gui.ui.widget import widget
 
 MEMORY = "monitor-run"
+COMPARED = "xyz-run"
+"""Where the XYZ tab looks for a run whose epochs it shall compare."""
 CONSOLE_LINES = 200
 LISTED_RUNS = 150
 RATE_POINTS = 300
@@ -557,6 +559,9 @@ def build(window: Window) -> Panel:
         wish = event._data or {}
         tab, grid = wish.get("tab"), wish.get("grid")
         with contextlib.suppress(UserError):
+            if compared := wish.get("compare"):
+                monitor.find(compared)
+                monitor.memory.put(COMPARED, str(compared))
             return [grid if grid and monitor.find(grid) else gr.skip(), gr.Tabs(selected=tab if tab in TABS else "monitor")]
         return [gr.skip(), gr.skip()]
 

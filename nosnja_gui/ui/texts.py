@@ -94,17 +94,11 @@ def for_gradio() -> gr.I18n:
 
 
 def for_widgets() -> str:
-    """The texts of the widgets' JavaScript in all languages, as JSON by browser language."""
-    from nosnja_gui.axes import AXES
-
-    texts = sorted({text for file in WIDGETS.glob("*.js") for text in texts_of_javascript(file)} | {axis.title for axis in AXES.values()})
-    said = {
-        name: {text: known[text] for text in texts if text in known}
-        for language, names in LANGUAGES.items()
-        for known in (catalogue(language),)
-        for name in names
-    }
-    return json.dumps(said, ensure_ascii=False).replace("</", "<\\/")
+    """The texts that widgets' JavaScript may say, as JSON: `texts` by language, and `names`, the language by browser language."""
+    texts = {text for file in WIDGETS.glob("*.js") for text in texts_of_javascript(file)} | set(declared())
+    translations = {language: {text: other for text, other in catalogue(language).items() if text in texts} for language in LANGUAGES}
+    names = {name: language for language, names in LANGUAGES.items() for name in names}
+    return json.dumps({"texts": translations, "names": names}, ensure_ascii=False).replace("</", "<\\/")
 
 
 def texts_of_javascript(file: Path) -> list[str]:

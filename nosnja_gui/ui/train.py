@@ -22,7 +22,7 @@ from nosnja_gui.methods import METHODS
 from nosnja_gui.models import list_models
 from nosnja_gui.plan import TrainPlan, plan_training
 from nosnja_gui.runs import RunFolder, identifier
-from nosnja_gui.settings import UserError
+from nosnja_gui.settings import UserError, dotted
 from nosnja_gui.ui.form import Form, Setting, groups_of, shown_value
 from nosnja_gui.ui.panel import Panel, Window
 from nosnja_gui.ui.texts import language_of, say, t, translated
@@ -36,6 +36,8 @@ SETTLING_SECONDS = 2.0
 PERSONAL = ("name", "trigger", "model.path", "preview.prompts")
 """Fields that no preset touches."""
 FOLLOWED = "form:train-follows"
+LOAD = "train-load"
+"""Where another tab leaves the folder of a run whose settings the form shall take; "" when that is done."""
 
 
 def build(window: Window) -> Panel:
@@ -150,7 +152,7 @@ class Train:
         sight = see(self.form, values, dataset, base, self.workspace, language)
         changed = [name for name, value in base.items() if name in values and values[name] != value]
         bar = {**self._preset_words(preset, language), "changed": changed, "labels": [self._label(name, language) for name in changed]}
-        card = {"name": Path(dataset).name if dataset else "", "path": dataset, "pictures": sight["count"]["pictures"]}
+        card = {"name": dataset_name(dataset), "path": dataset, "pictures": sight["count"]["pictures"]}
         return [card, bar, {**sight, "changed": changed, **more}]
 
     def preset_chosen(self, language: str, dataset: str, preset: str, *given: Any) -> list[Any]:
@@ -230,7 +232,7 @@ class Train:
 
     def job(self, values: Mapping[str, Any], dataset: str) -> TrainJob:
         """The job that the form asks for. Raises UserError."""
-        name = values["name"] or values["trigger"] or Path(dataset).name
+        name = values["name"] or values["trigger"] or dataset_name(dataset)
         return presets.train_job(None, {**values, "dataset.path": dataset, "name": name})
 
     # -------------------------------------------------------------------------------------------- refresh
@@ -251,7 +253,7 @@ class Train:
             taken = {**(followed if isinstance(followed, dict) else {}), "at": taken.get("at", time.monotonic())}
             preset, raw = self.remembered()
             picker = gr.update(choices=self._preset_choices(language), value=preset)
-        changes = self._following(taken, now, str(raw["trigger"] or ""), str(raw["name"] or ""))
+        changes = self._following(taken, now, str(raw["trigger"] or ""), str(raw["name"] or "")) | self._handed_over()
         after = {**raw, **changes}
         fields = self.form.show(after if fresh else changes)
         if now["models"] != taken.get("models"):
@@ -284,11 +286,24 @@ class Train:
 
     def _now(self, dataset: str) -> dict[str, Any]:
         """What the form follows: the trigger word and the name that a dataset brings along, where one is open, and the models."""
-        models: dict[str, Any] = {"models": self._models_mark()}
+        news: dict[str, Any] = {"models": self._models_mark(), "load": str(self.window.memory.get(LOAD) or "")}
         if not dataset:
-            return models
+            return news
         word = str(self._trigger_of(dataset).get("word", ""))
-        return {**models, "word": word, "name": word or Path(dataset).name}
+        return {**news, "word": word, "name": word or dataset_name(dataset)}
+
+    def _handed_over(self) -> dict[str, Any]:
+        """Settings of a run that another tab wants here, once; nothing for a run that is gone or no training."""
+        folder = str(self.window.memory.get(LOAD) or "")
+        if not folder:
+            return {}
+        self.window.memory.put(LOAD, "")
+        try:
+            job = RunFolder(Path(folder)).job()
+        except UserError:
+            return {}
+        values = dotted(job.model_dump(mode="json")) if isinstance(job, TrainJob) else {}
+        return {name: shown_value(self.form.settings[name], value) for name, value in values.items() if name in self.form.components}
 
     def _trigger_of(self, dataset: str) -> dict[str, Any]:
         kept = self.window.memory.get(f"trigger:{dataset}") if dataset else None
@@ -344,6 +359,12 @@ class Train:
         return translated(language, self.form.settings[name].label) if name in self.form.settings else name
 
 
+def dataset_name(dataset: str) -> str:
+    """What a set is called: as its folder, and within a run as the run."""
+    folder = Path(dataset)
+    return folder.parent.name if (folder.parent / "run.yaml").is_file() else folder.name
+
+
 def spoken(handler: Callable[..., Any]) -> Callable[..., Any]:
     """The handler, given the browser's language first."""
 
@@ -376,6 +397,8 @@ def see(
     plan = plan_training(job, workspace)
     guess = estimate(job, plan, workspace)
     problems = {**refused, **{name: text for name, text in plan.problems.items() if name not in refused}}
+    if wrong := trigger_problem(str(values.get("trigger") or "")):
+        problems["trigger"] = wrong
     if not dataset:
         problems["dataset.path"] = say(language, "Choose pictures to train on, in the tab of the dataset.")
     if not values.get("model.path"):
@@ -494,6 +517,7 @@ def suggest_prompts(dataset: str, word: str, nouns: list[str]) -> list[str]:
     Taken from the captions, because a LoRA answers best to what it was told in training.
     """
     noun = next((str(noun) for noun in nouns if str(noun).strip()), "")
+    word = "" if trigger_problem(word) else word
     try:
         captions = [text for text in reading.read(Path(dataset)).captions().values() if text] if dataset else []
     except UserError:
@@ -506,6 +530,16 @@ def suggest_prompts(dataset: str, word: str, nouns: list[str]) -> list[str]:
     example = example or triggers.insert(f"a photo of a {noun or word}", word, noun or None)
     without = triggers.remove(example, word, noun or None) or "a photo"
     return [example, without]
+
+
+def trigger_problem(word: str) -> str:
+    """Why this can't be the trigger word; empty where it can, or where there is none."""
+    try:
+        if word:
+            triggers.clean_word(word)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 class Starter:

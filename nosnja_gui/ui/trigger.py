@@ -358,7 +358,8 @@ class Tab:
             # Reading may take a while: what was typed meanwhile is in the memory, and stays.
             typed = remembered(self.window, folder)
             form = typed or form
-            if shown.get("stale") == "opened" and not shown.get("known"):
+            # Nobody has typed yet: what the captions say now may be more than at the last look.
+            if shown.get("stale") and typed is None:
                 guessed = guesses(reading, self.window.memory.get(written_key(folder)))
                 missing = [name for name in FIELDS if form[name] == DEFAULTS[name] != guessed[name]]
                 form = {**form, **{name: guessed[name] for name in missing}}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,4 +46,4 @@ def head() -> str:
     # What ends a script early must not be in one.
     names = [COMMON, *sorted(file.stem for file in FOLDER.glob("*_core.js"))]
     code = "\n".join(map(script, names)).replace("</script", "<\\/script")
-    return f"<script>window.nosnja = {{texts: {texts.for_widgets()}, languages: {json.dumps(list(texts.LANGUAGES))}}};\n{code}</script>"
+    return f"<script>window.nosnja = {texts.for_widgets()};\n{code}</script>"

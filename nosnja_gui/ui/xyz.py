@@ -6,6 +6,8 @@ The form means nothing here: `grids` reads it, checks it and says what is wrong.
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ from nosnja_gui.ui.texts import language_of, say, t
 from nosnja_gui.ui.widget import widget
 
 REMEMBERED = "xyz"
+SETTLING_SECONDS = 2.0
 PLACES = ("x", "y", "z")
 GRIDS_LISTED = 200
 LABELS_LISTED = 12
@@ -335,6 +338,8 @@ def build(window: Window) -> Panel:
     gallery, choices, judge = Gallery(window), Choices(window), Judge(window)
     seen = gr.State("")
     listed = gr.State("")
+    # Until the form of a page is filled in, its fields change one by one: that is nobody's wish.
+    filled_at = gr.State(math.inf)
     with gr.Row(elem_classes="nosnja-xyz-tab", equal_height=False):
         with gr.Column(scale=0, min_width=390, elem_classes="nosnja-xyz-form"):
             fields, lines, about_run, fill, swap = _form()
@@ -352,12 +357,13 @@ def build(window: Window) -> Panel:
             )
     told = [*lines.values(), about_run, summary]
 
-    def check(request: gr.Request, *values: Any) -> list[Any]:
+    def check(request: gr.Request, filled: float, *values: Any) -> list[Any]:
         raw = fields.raw(values)
-        window.memory.put(REMEMBERED, raw)
+        if time.monotonic() - filled > SETTLING_SECONDS:
+            window.memory.put(REMEMBERED, raw)
         return judge.told(raw, language_of(request))
 
-    gr.on(fields.edited(), check, fields.inputs(), told, trigger_mode="always_last", **IN_GRADIO)
+    gr.on(fields.edited(), check, [filled_at, *fields.inputs()], told, trigger_mode="always_last", **IN_GRADIO)
 
     def filler(place: str, only_empty: bool) -> Callable[..., list[Any]]:
         def fill_in(request: gr.Request, *values: Any) -> list[Any]:
@@ -434,9 +440,12 @@ def build(window: Window) -> Panel:
     def refresh(before: str, offered: str, shown: str, language: str) -> list[Any] | None:
         overview = gallery.overview(shown)
         now, offers = json.dumps(overview), json.dumps(choices.found())
-        left = first_values(window, choices) if not before or any(map(window.memory.get, (BROUGHT_RUN, BROUGHT_LORA))) else {}
+        # A form that nobody has touched follows what there is to compare, such as the first training that is done.
+        untouched = offers != offered and window.memory.get(REMEMBERED) is None
+        wanted = not before or untouched or any(map(window.memory.get, (BROUGHT_RUN, BROUGHT_LORA)))
+        left = first_values(window, choices) if wanted else {}
         brought = brought_along(window, left) if left else {}
-        fresh = not before or bool(brought)
+        fresh = not before or untouched or bool(brought)
         if not fresh and now == before and offers == offered:
             return None
         updates = dict.fromkeys(fields.settings.components, gr.skip())
@@ -451,9 +460,10 @@ def build(window: Window) -> Panel:
         if fresh or offers != offered:
             for name, listing in choices.updates(language).items():
                 updates[name] = {**listing, "value": values.get(name, "")} if fresh else listing
-        return [now, offers, overview if now != before else gr.skip(), *updates.values(), *others]
+        filled = time.monotonic() if fresh else gr.skip()
+        return [now, offers, filled, overview if now != before else gr.skip(), *updates.values(), *others]
 
-    return Panel(refresh, [seen, listed, window.grid], [seen, listed, view, *fields.inputs(), *told])
+    return Panel(refresh, [seen, listed, window.grid], [seen, listed, filled_at, view, *fields.inputs(), *told])
 
 
 def _asked_of(gallery: Gallery) -> list[Callable[..., Any]]:

@@ -12,6 +12,8 @@ const STAGES = {
   "Loading the model": T("Loading the model"), "Encoding pictures": T("Encoding pictures"), "Encoding captions": T("Encoding captions"),
   Training: T("Training"), "Painting previews": T("Painting previews"), "Checking the grid": T("Checking the grid"), Painting: T("Painting"),
   "Setting the sheet": T("Setting the sheet"), "Loading the captioner": T("Loading the captioner"), Captioning: T("Captioning"),
+  "Drawing the pictures": T("Drawing the pictures"), "Putting in the trigger word": T("Putting in the trigger word"),
+  "Painting with and without the trigger word": T("Painting with and without the trigger word"),
 };
 const ASKED = {
   stop: T("Stop was asked for: it finishes its step, saves and ends."),
@@ -261,7 +263,7 @@ const drawTrouble = () => {
     const open = (label, wish) => h("button", { type: "button", class: "nosnja-button", onclick: () => trigger("go", wish) }, label);
     result.replaceChildren(
       h("span", { class: "nosnja-mon-file", title: files.join("\n") }, files.length ? `${T("Result")}: ${files.slice(0, 3).join(", ")}` : T("Done")),
-      ...(value.kind === "train" ? [open(T("Compare its epochs in an XYZ plot"), { tab: "xyz" }), open(T("Runs & models"), { tab: "library" })] : []),
+      ...(value.kind === "train" ? [open(T("Compare its epochs in an XYZ plot"), { tab: "xyz", compare: value.run }), open(T("Runs & models"), { tab: "library" })] : []),
       ...(value.kind === "caption" ? [open(T("See the captions"), { tab: "dataset" })] : []),
     );
   }

@@ -195,7 +195,7 @@ function recent(runs) {
 }
 
 function day(seconds) {
-  return new Date(seconds * 1000).toLocaleString(document.documentElement.lang || undefined, {day: "numeric", month: "short", hour: "2-digit", minute: "2-digit"});
+  return new Date(seconds * 1000).toLocaleString(nosnja.language, {day: "numeric", month: "short", hour: "2-digit", minute: "2-digit"});
 }
 
 watch("value", draw);

@@ -2,7 +2,7 @@
 // props.value: see ui/train.py, `see`. Fires "advise" {changes}, "suggest", "go" {tab}.
 const {h, T} = nosnja;
 const root = element.firstElementChild;
-const whole = (number) => (Number.isFinite(number) ? Math.round(number).toLocaleString(document.documentElement.lang || undefined) : "–");
+const whole = (number) => (Number.isFinite(number) ? Math.round(number).toLocaleString(nosnja.language) : "–");
 const short = (number) => (Number.isFinite(number) ? Number(number.toFixed(1)).toLocaleString() : "–");
 
 const parts = {};

@@ -1,0 +1,111 @@
+"""The whole job as a person does it in the browser: from the first click on the demo to the finished XYZ plot.
+
+On the way the page is reloaded and looked at by a second visitor, the window itself ended and opened again, and the demo stopped
+and gone on with.
+"""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from nosnja_gui import events, launcher
+from nosnja_gui.jobs import GridJob
+from nosnja_gui.runs import RunFolder
+from nosnja_gui.workspace import Workspace
+from tests.browser import chromium, open_tab, visit, wait_for, window
+
+RELOADED = ("AbortError", "Connection errored out", "Unexpected error")
+"""Gradio says so in the page that is left when a reload cuts off an answer; nobody sees it."""
+PATIENCE = 420.0
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory) -> Workspace:
+    return Workspace(tmp_path_factory.mktemp("demo window") / "workspace").create()
+
+
+def steps(run: RunFolder) -> list[int]:
+    return [event.step for event in events.read(run.events) if isinstance(event, events.Step)]
+
+
+def shown_step(page) -> int:
+    found = page.locator("#monitor-step").inner_text().partition("/")[0].strip().replace(",", "")
+    return int(found) if found.isdigit() else -1
+
+
+def test_the_demo_from_the_first_click_to_the_finished_plot(workspace):
+    with chromium() as browser:
+        with window(workspace, end_runs=False) as opened:
+            with visit(browser, opened, forgiven=RELOADED) as page:
+                page.locator("#start-demo").click()
+                folder = wait_for(lambda: next(workspace.runs.glob("demo-*"), None), page=page)
+                demo, training = RunFolder(folder), RunFolder(folder / "training")
+
+                # Pictures with BLIP's captions are looked at while the training begins.
+                wait_for(lambda: len(list((folder / "dataset").glob("*.txt"))) == 30, PATIENCE, "captions", page)
+                open_tab(page, "dataset")
+                page.locator("#guide-dataset").get_by_text("BLIP").wait_for()
+                page.locator("#gallery-grid img").nth(29).wait_for(state="attached")
+                captions = page.locator("#gallery-grid").inner_text()
+                assert captions.count("standing") == 30 and "outfit" in captions
+
+                # The monitor shows what the log says; so does a second visitor, and the same page after a reload.
+                wait_for(lambda: len(steps(training)) >= 5, PATIENCE, "the first steps", page)
+                open_tab(page, "monitor")
+                wait_for(lambda: shown_step(page) > 0, page=page)
+                page.locator("#monitor-loss path").first.wait_for(state="attached")
+                page.reload()
+                open_tab(page, "monitor")
+                wait_for(lambda: shown_step(page) > 0, page=page)
+                with visit(browser, opened) as other:
+                    open_tab(other, "monitor")
+                    wait_for(lambda: abs(shown_step(other) - steps(training)[-1]) <= 12, page=other)
+                    assert other.locator("#monitor-picker").input_value() == f"{folder.name}/training"
+
+            # The window ends; the training doesn't, and is found again.
+            before = steps(training)[-1]
+        assert launcher.alive(demo), "the demo must go on without its window"
+        wait_for(lambda: steps(training)[-1] > before, PATIENCE, "a step without a window")
+
+        with window(workspace) as opened, visit(browser, opened) as page:
+            began = time.monotonic()
+            open_tab(page, "monitor")
+            wait_for(lambda: shown_step(page) >= before, page=page)
+            assert time.monotonic() - began < 15
+
+            # Stopped within one step, and gone on with.
+            page.locator("#monitor-stop").click()
+            wait_for(lambda: not launcher.alive(demo), PATIENCE, "the stop", page)
+            stopped = [event.step for event in events.read(training.events) if isinstance(event, events.Stopped)]
+            assert stopped == [steps(training)[-1]]
+            open_tab(page, "start")
+            page.locator("#start-resume").click()
+            wait_for(lambda: steps(training)[-1] > stopped[0], PATIENCE, "the next steps", page)
+            logged = steps(training)
+            assert logged == sorted(set(logged)), "no step was made twice"
+
+            # The trigger word is in the form of its tab, and nothing is left to write.
+            open_tab(page, "trigger")
+            word = page.locator("#field-trigger-word").locator("input, textarea").first
+            wait_for(lambda: word.input_value() == "nosnjaoutfit", page=page)
+
+            wait_for(lambda: (folder / "result.json").is_file(), PATIENCE, "the end of the demo", page)
+            open_tab(page, "start")
+            page.get_by_text("100").first.wait_for()
+            result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+            assert result["trigger"]["with"] >= 0.9 and result["trigger"]["without"] <= 0.1
+
+            # Every cell of the XYZ plot is there, and a click on one says what made it.
+            open_tab(page, "xyz")
+            job = RunFolder(folder / "grid").job()
+            assert isinstance(job, GridJob)
+            cells = page.locator("#grid-view img")
+            wait_for(lambda: cells.count() >= 12 and page.evaluate(LOADED), page=page)
+            cells.first.click()
+            page.get_by_text("CFG scale").first.wait_for()
+            assert Path(folder / "grid" / "page.html").stat().st_size > 50_000
+
+
+LOADED = "() => [...document.querySelectorAll('#grid-view img')].every(image => image.complete && image.naturalWidth > 0)"
