@@ -146,8 +146,7 @@ def _style() -> str:
 @functools.cache
 def _script() -> str:
     code = "\n".join((WINDOW / "widgets" / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    texts = _texts(code)
-    start = f"window.nosnja = {_json({'texts': texts, 'names': {name: name for name in texts}})};"
+    start = f"window.nosnja = {{texts: {_json(_texts(code))}}};"
     return f"{start}\n{code}\n{VIEWER}".replace("</script", "<\\/script")
 
 

@@ -144,7 +144,7 @@ def launch_settings(port: int, password: str, pictures: Pictures) -> dict[str, A
         "server_port": port,
         "auth": (lambda user, given: user == USER and secrets.compare_digest(given.encode(), password.encode())) if password else None,
         "app_kwargs": {
-            "middleware": [Middleware(Guard, names=names, any_address=bool(password))],
+            "middleware": [Middleware(Guard, names=names, any_address=bool(password)), Middleware(texts.LanguageOfRequest)],
             "routes": [pictures.route()],
             "openapi_url": None,
             "docs_url": None,
@@ -168,7 +168,7 @@ def launch_settings(port: int, password: str, pictures: Pictures) -> dict[str, A
         "theme": theme(),
         "css_paths": styles(),
         "head": widget.head(),
-        "i18n": texts.for_gradio(),
+        "i18n": texts.Translations(),
         # Leaves out gradio's look at its own page, which gives up after three seconds: too few while a training keeps the machine busy.
         "_frontend": False,
     }

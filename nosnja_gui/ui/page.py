@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import traceback
 from collections.abc import Callable
@@ -49,21 +48,40 @@ def build(workspace: Workspace, pictures: Pictures, listens: bool = False) -> gr
             for name in TABS:
                 with gr.Tab(t(TITLES[name]), id=name, elem_id=f"tab-{name}"):
                     panels += [guide.build(window, name), MODULES[name].build(window)]
-        timer = gr.Timer(REFRESH_SECONDS)
-        gr.on(
-            [page.load, timer.tick],
-            refresher(panels),
-            [component for panel in panels for component in panel.inputs],
-            [component for panel in panels for component in panel.outputs],
-            show_progress="hidden",
-            trigger_mode="once",
-            api_visibility="private",
-        )
+        keep_up_to_date(page, panels)
     return page
 
 
+def keep_up_to_date(page: gr.Blocks, panels: list[Panel]) -> None:
+    """Ask all panels at every tick, in one request, and bring only those up to date that have news.
+
+    Gradio builds every output of a handler anew, also those that are skipped, a millisecond each. So the tick's outputs are
+    states, which cost nothing; the change of one brings its panel's components the answer that it holds.
+    """
+    timer = gr.Timer(REFRESH_SECONDS)
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    answers = [gr.State(None) for _ in panels]
+    inputs = [component for panel in panels for component in panel.inputs]
+    gr.on([page.load, timer.tick], refresher(panels), inputs, answers, trigger_mode="once", **quiet)
+    for answer, panel in zip(answers, panels, strict=True):
+        if panel.outputs:
+            answer.change(handed_over, answer, panel.outputs, **quiet)
+
+
+class Answer:
+    """What a panel said. An object, so that Gradio tells it from the last one by what it is and not by reading all of it."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+
+
+def handed_over(answer: Answer) -> Any:
+    """The values of a panel's outputs; of a single one as Gradio takes it."""
+    return answer.values if len(answer.values) > 1 else answer.values[0]
+
+
 def refresher(panels: list[Panel]) -> Callable[..., list[Any]]:
-    """One handler that brings all panels up to date: one request per tick, whatever the number of tabs."""
+    """What a tick asks all panels: per panel an Answer, or nothing new."""
 
     def refresh(request: gr.Request, *values: Any) -> list[Any]:
         language = language_of(request)
@@ -71,14 +89,12 @@ def refresher(panels: list[Panel]) -> Callable[..., list[Any]]:
         for panel in panels:
             own, given = given[: len(panel.inputs)], given[len(panel.inputs) :]
             said = None
-            # One tab's trouble must not stop the others; it belongs into the console, where a bug report comes from.
-            with contextlib.suppress(Exception):
-                try:
-                    said = panel.refresh(*own, language)
-                except Exception:
-                    traceback.print_exc(file=sys.stderr)
-                    raise
-            answers += said if said is not None else [gr.skip()] * len(panel.outputs)
+            try:
+                said = panel.refresh(*own, language)
+            except Exception:
+                # One tab's trouble must not stop the others; it belongs into the console, where a bug report comes from.
+                traceback.print_exc(file=sys.stderr)
+            answers.append(gr.skip() if said is None else Answer(said))
         return answers
 
     return refresh

@@ -11,14 +11,14 @@ import functools
 import hashlib
 import json
 import re
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import gradio as gr
 import yaml
-
-if TYPE_CHECKING:
-    import gradio as gr
-    from gradio.i18n import I18nData
+from gradio.i18n import I18n, I18nData
 
 FOLDER = Path(__file__).with_name("languages")
 WIDGETS = Path(__file__).with_name("widgets")
@@ -34,14 +34,16 @@ LANGUAGES = {
 
 JAVASCRIPT_TEXT = re.compile(r'\bT\(\s*("(?:[^"\\\n]|\\.)*")')
 
+LANGUAGE_KEY = "nosnja:language"
+asked: ContextVar[str] = ContextVar("asked", default="en")
+"""The language of the request that is being answered."""
+
 _used: dict[str, str] = {}
 """Every text given to a component, by its key: what the browser needs to know."""
 
 
 def t(text: str) -> I18nData:
     """The text as a component's property."""
-    from gradio.i18n import I18nData
-
     # Gradio's marker breaks on braces and quotes in a key, so the key is a hash.
     name = "t" + hashlib.sha256(text.encode()).hexdigest()[:12]
     _used[name] = text
@@ -70,8 +72,13 @@ def catalogue(language: str) -> dict[str, str]:
 
 def language_of(request: gr.Request | None) -> str:
     """The first language of the browser's that we have; English otherwise, and without a browser."""
-    asked = (getattr(request, "headers", None) or {}).get("accept-language", "")
-    for wish in asked.split(","):
+    return language_of_wish((getattr(request, "headers", None) or {}).get("accept-language", ""))
+
+
+@functools.lru_cache(maxsize=256)
+def language_of_wish(accepted: str) -> str:
+    """Of an Accept-Language header, whose languages stand in the order of preference."""
+    for wish in accepted.split(","):
         name = wish.partition(";")[0].strip().lower()
         for language, names in LANGUAGES.items():
             if name in {known.lower() for known in names}:
@@ -82,23 +89,50 @@ def language_of(request: gr.Request | None) -> str:
     return "en"
 
 
-def for_gradio() -> gr.I18n:
-    """All texts that components were given so far, in all languages."""
-    import gradio as gr
+class Translations(I18n):
+    """What the page needs of the language that its browser asks for: the components' texts by key, the widgets' by their English.
 
-    said = {}
-    for language, names in LANGUAGES.items():
-        texts = {name: translated(language, text) for name, text in _used.items()}
-        said.update(dict.fromkeys(names, texts))
-    return gr.I18n(**said)
+    Gradio takes only languages into which it was translated itself, and English for a browser that asks for another one, such as
+    Serbian. So the language goes by its own name and as English, and no page has to carry the others.
+    """
+
+    @property
+    def translations_dict(self) -> dict[str, dict[str, str]]:
+        return PerRequest(for_page())
 
 
-def for_widgets() -> str:
-    """The texts that widgets' JavaScript may say, as JSON: `texts` by language, and `names`, the language by browser language."""
-    texts = {text for file in WIDGETS.glob("*.js") for text in texts_of_javascript(file)} | set(declared())
-    translations = {language: {text: other for text, other in catalogue(language).items() if text in texts} for language in LANGUAGES}
-    names = {name: language for language, names in LANGUAGES.items() for name in names}
-    return json.dumps({"texts": translations, "names": names}, ensure_ascii=False).replace("</", "<\\/")
+class PerRequest(dict[str, dict[str, str]]):
+    """A part of the page's configuration that every request gets anew: Gradio copies its configuration for each page."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, dict[str, str]]:
+        return for_page()
+
+
+def for_page() -> dict[str, dict[str, str]]:
+    language = asked.get()
+    return dict.fromkeys(("en", language), texts_of_page(language, len(_used)))
+
+
+@functools.cache
+def texts_of_page(language: str, used: int) -> dict[str, str]:
+    """`used`: how many texts components were given, for these grow while the page is built."""
+    widgets = {text for file in WIDGETS.glob("*.js") for text in texts_of_javascript(file)} | set(declared())
+    known = catalogue(language)
+    components = {name: known.get(text, text) for name, text in _used.items()}
+    return {LANGUAGE_KEY: language, **components, **{text: other for text, other in known.items() if text in widgets}}
+
+
+class LanguageOfRequest:
+    """ASGI middleware: `asked` is the language of the request that is being answered."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+        self.app = app
+
+    async def __call__(self, scope: dict[str, Any], receive: Callable[..., Any], send: Callable[..., Awaitable[None]]) -> None:
+        if scope["type"] == "http":
+            wishes = [value.decode("latin-1") for name, value in scope["headers"] if name == b"accept-language"]
+            asked.set(language_of_wish(",".join(wishes)))
+        await self.app(scope, receive, send)
 
 
 def texts_of_javascript(file: Path) -> list[str]:

@@ -9,8 +9,6 @@ from typing import Any
 
 import gradio as gr
 
-from nosnja_gui.ui import texts
-
 FOLDER = Path(__file__).with_name("widgets")
 COMMON = "common"
 """What all widgets share; loaded with the page."""
@@ -42,8 +40,8 @@ def script(name: str) -> str:
 
 
 def head() -> str:
-    """For the page's head: what all widgets share, and their texts."""
+    """For the page's head: what all widgets share."""
     # What ends a script early must not be in one.
     names = [COMMON, *sorted(file.stem for file in FOLDER.glob("*_core.js"))]
     code = "\n".join(map(script, names)).replace("</script", "<\\/script")
-    return f"<script>window.nosnja = {texts.for_widgets()};\n{code}</script>"
+    return f"<script>window.nosnja = {{}};\n{code}</script>"

@@ -1,16 +1,12 @@
 // What all widgets share: texts in the browser's language, elements without innerHTML, numbers and times as people write them.
 (() => {
-  const GRADIO_LACKS = ["sr"];
+  // In the window the page brings the texts of its browser's language along; elsewhere `nosnja.texts` holds all languages.
+  const brought = ((window.gradio_config || {}).i18n_translations || {}).en;
   const wanted = navigator.languages && navigator.languages.length ? navigator.languages : [navigator.language || "en"];
-  const names = Object.keys(nosnja.names);
-  const named = (wish) => names.find((name) => name.toLowerCase() === wish.toLowerCase()) || names.find((name) => name === wish.split("-")[0]);
-  const language = nosnja.names[wanted.map(named).find(Boolean)] || "en";
-  const catalogue = nosnja.texts[language] || {};
-  nosnja.language = language;
-
-  // Gradio takes only languages that it was itself translated into, and English for all others: those others find ours there.
-  const given = (window.gradio_config || {}).i18n_translations;
-  if (given && given[language] && GRADIO_LACKS.includes(language)) given.en = given[language];
+  const known = Object.keys(nosnja.texts || {});
+  const found = wanted.map((wish) => known.find((name) => name === wish) || known.find((name) => name === wish.split("-")[0])).find(Boolean);
+  const catalogue = brought || (nosnja.texts || {})[found] || {};
+  nosnja.language = (brought ? brought["nosnja:language"] : found) || "en";
 
   /** The text in the user's language, with {names} filled in. */
   nosnja.T = (text, values = {}) =>
