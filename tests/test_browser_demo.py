@@ -37,7 +37,7 @@ def shown_step(page) -> int:
 
 def test_the_demo_from_the_first_click_to_the_finished_plot(workspace):
     with chromium() as browser:
-        with window(workspace, end_runs=False, OMP_NUM_THREADS="2") as opened:
+        with window(workspace, end_runs=False) as opened:
             with visit(browser, opened, forgiven=RELOADED) as page:
                 page.locator("#start-demo").click()
                 folder = wait_for(lambda: next(workspace.runs.glob("demo-*"), None), page=page)
@@ -69,7 +69,7 @@ def test_the_demo_from_the_first_click_to_the_finished_plot(workspace):
         assert launcher.alive(demo), "the demo must go on without its window"
         wait_for(lambda: steps(training)[-1] > before, PATIENCE, "a step without a window")
 
-        with window(workspace, OMP_NUM_THREADS="2") as opened, visit(browser, opened) as page:
+        with window(workspace) as opened, visit(browser, opened) as page:
             began = time.monotonic()
             open_tab(page, "monitor")
             wait_for(lambda: shown_step(page) >= before, page=page)

@@ -141,7 +141,10 @@ class Judge:
             return ""
         if not isinstance(job, TrainJob):
             return ""
-        said = [say(language, "Saved epochs: {epochs}", epochs=", ".join(map(str, dict.fromkeys(item.epoch for item in epochs))))]
+        saved = sorted({item.epoch for item in epochs})
+        unbroken = len(saved) > 3 and saved[-1] - saved[0] == len(saved) - 1
+        listed = f"{saved[0]}–{saved[-1]}" if unbroken else ", ".join(map(str, saved))
+        said = [say(language, "Saved epochs: {epochs}", epochs=listed)]
         if job.trigger:
             said.append(say(language, "trigger word: {word}", word=job.trigger))
         return " · ".join([*said, say(language, "model: {model}", model=Path(job.model.path).name)])
