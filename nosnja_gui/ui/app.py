@@ -18,6 +18,7 @@ from nosnja_gui import work_queue
 from nosnja_gui.files import write_atomic
 from nosnja_gui.processes import is_alive, self_mark
 from nosnja_gui.settings import UserError
+from nosnja_gui.ui import quick_import
 from nosnja_gui.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def prepare_environment(workspace: Workspace) -> None:
 
 def serve(workspace: Workspace, port: int, listen: bool, no_browser: bool) -> None:
     prepare_environment(workspace)
+    quick_import.prepare()
     from nosnja_gui.ui.page import build
     from nosnja_gui.ui.pictures import Pictures
 
