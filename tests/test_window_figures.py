@@ -49,7 +49,7 @@ def test_a_quiet_tick_costs_little(workspace):
     from nosnja_gui.ui.pictures import Pictures
 
     blocks = page.build(workspace, Pictures(workspace.cache / "thumbnails"))
-    [tick] = [event for event in blocks.fns.values() if any(target[1] == "load" for target in event.targets)]
+    [tick] = [event for event in blocks.fns.values() if any(target[1] == "tick" for target in event.targets)]
 
     async def costs() -> list[float]:
         import gradio as gr

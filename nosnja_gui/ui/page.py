@@ -62,7 +62,11 @@ def keep_up_to_date(page: gr.Blocks, panels: list[Panel]) -> None:
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     answers = [gr.State(None) for _ in panels]
     inputs = [component for panel in panels for component in panel.inputs]
-    gr.on([page.load, timer.tick], refresher(panels), inputs, answers, trigger_mode="once", **quiet)
+    ask = refresher(panels)
+    timer.tick(ask, inputs, answers, trigger_mode="once", **quiet)
+    # All is news to a page that was just loaded: handed over at once, without the way round.
+    outputs = [component for panel in panels for component in panel.outputs]
+    page.load(all_at_once(ask, panels), inputs, outputs, **quiet)
     for answer, panel in zip(answers, panels, strict=True):
         if panel.outputs:
             answer.change(handed_over, answer, panel.outputs, **quiet)
@@ -78,6 +82,18 @@ class Answer:
 def handed_over(answer: Answer) -> Any:
     """The values of a panel's outputs; of a single one as Gradio takes it."""
     return answer.values if len(answer.values) > 1 else answer.values[0]
+
+
+def all_at_once(ask: Callable[..., list[Any]], panels: list[Panel]) -> Callable[..., list[Any]]:
+    """All values of all panels, one after the other."""
+
+    def fill(request: gr.Request, *values: Any) -> list[Any]:
+        filled: list[Any] = []
+        for answer, panel in zip(ask(request, *values), panels, strict=True):
+            filled += answer.values if isinstance(answer, Answer) else [gr.skip()] * len(panel.outputs)
+        return filled
+
+    return fill
 
 
 def refresher(panels: list[Panel]) -> Callable[..., list[Any]]:
