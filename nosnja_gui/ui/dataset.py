@@ -81,6 +81,8 @@ def build(window: Window) -> Panel:
         state = hashlib.sha256(json.dumps(view, sort_keys=True, default=str).encode()).hexdigest()
         if state == before:
             return None
+        if not fresh and current:
+            window.memory.put(OPENED, current)  # others open datasets, too: the demo its own
         return [state, current if fresh else gr.skip(), view]
 
     return Panel(refresh, [seen, window.dataset], [seen, window.dataset, shown])
