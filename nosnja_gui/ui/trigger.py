@@ -358,8 +358,9 @@ class Tab:
             # Reading may take a while: what was typed meanwhile is in the memory, and stays.
             typed = remembered(self.window, folder)
             form = typed or form
-            # Nobody has typed yet: what the captions say now may be more than at the last look.
-            if shown.get("stale") and typed is None:
+            first = shown.get("stale") == "opened" and not shown.get("known")
+            # Where nobody has typed yet, what the captions say now may be more than at the last look.
+            if first or (shown.get("stale") and typed is None):
                 guessed = guesses(reading, self.window.memory.get(written_key(folder)))
                 missing = [name for name in FIELDS if form[name] == DEFAULTS[name] != guessed[name]]
                 form = {**form, **{name: guessed[name] for name in missing}}
