@@ -91,7 +91,7 @@ def test_the_demo_from_the_first_click_to_the_finished_plot(workspace):
             word = page.locator("#field-trigger-word").locator("input, textarea").first
             wait_for(lambda: word.input_value() == "nosnjaoutfit", page=page)
 
-            wait_for(lambda: (folder / "result.json").is_file(), PATIENCE, "the end of the demo", page)
+            wait_for(lambda: (folder / "result.json").is_file(), 3 * PATIENCE, "the end of the demo", page)
             open_tab(page, "start")
             page.get_by_text("100").first.wait_for()
             result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
