@@ -23,6 +23,13 @@ SCHEDULE_TITLES = {
 }
 
 
+# What a picture of a preview and one of a grid have in common: bounds, title and slider.
+Side = Annotated[int | None, Field(ge=64, le=4096, multiple_of=8), Slider(256, 1024, 64), Shown(empty="auto", start=512)]
+DenoisingSteps = Annotated[int, Field(ge=1, le=1000, title="Denoising steps"), Slider(5, 50, 1)]
+CfgScale = Annotated[float, Field(ge=1, le=50, title="CFG scale"), Slider(1, 15, 0.5)]
+ShownSampler = Annotated[Sampler, Shown(titles=SAMPLER_TITLES)]
+
+
 class ModelSettings(Settings):
     path: Annotated[str, Field(title="Base model"), Shown(essential=True)] = ""
     """What the training begins with: a diffusers folder, by path or by its name in the workspace's models folder."""
@@ -117,21 +124,17 @@ class PreviewSettings(Settings):
     """Paint previews after every so many steps; 0 for none."""
     before_training: Annotated[bool, Field(title="Before the first step, too")] = True
     """Also paint them before the first step, to see what the training changes."""
-    sampler: Annotated[Sampler, Shown(titles=SAMPLER_TITLES)] = "dpm++_2m_karras"
+    sampler: ShownSampler = "dpm++_2m_karras"
     """How pictures are denoised; DPM++ 2M Karras is good at 20 to 30 steps."""
-    steps: Annotated[int, Field(ge=1, le=1000, title="Denoising steps"), Slider(5, 50, 1)] = 25
+    steps: DenoisingSteps = 25
     """Denoising steps per picture: 20 to 30 is usual."""
-    cfg_scale: Annotated[float, Field(ge=1, le=50, title="CFG scale"), Slider(1, 15, 0.5)] = 7.0
+    cfg_scale: CfgScale = 7.0
     """How strictly the prompt is followed: 7 is usual for SD 1.5."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
     """The first preview's seed, the next one gets the next number; fixed, so that only the training changes the picture."""
-    width: Annotated[
-        int | None, Field(ge=64, le=4096, multiple_of=8), Slider(256, 1024, 64), Shown(empty="auto", start=512)
-    ] = None
+    width: Side = None
     """Width in pixels; empty takes the training's resolution."""
-    height: Annotated[
-        int | None, Field(ge=64, le=4096, multiple_of=8), Slider(256, 1024, 64), Shown(empty="auto", start=512)
-    ] = None
+    height: Side = None
     """Height in pixels; empty takes the training's resolution."""
 
 
@@ -243,19 +246,15 @@ class GridJob(Settings):
     """Pictures per cell, with consecutive seeds."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
     """First seed of every cell, where no axis chooses one."""
-    sampler: Annotated[Sampler, Shown(titles=SAMPLER_TITLES)] = "dpm++_2m_karras"
+    sampler: ShownSampler = "dpm++_2m_karras"
     """How pictures are denoised."""
-    steps: Annotated[int, Field(ge=1, le=1000, title="Denoising steps"), Slider(5, 50, 1)] = 25
+    steps: DenoisingSteps = 25
     """Denoising steps per picture."""
-    cfg_scale: Annotated[float, Field(ge=1, le=50, title="CFG scale"), Slider(1, 15, 0.5)] = 7.0
+    cfg_scale: CfgScale = 7.0
     """How strictly the prompt is followed."""
-    width: Annotated[
-        int | None, Field(ge=64, le=4096, multiple_of=8), Slider(256, 1024, 64), Shown(empty="auto", start=512)
-    ] = None
+    width: Side = None
     """Width in pixels; empty takes the model's own."""
-    height: Annotated[
-        int | None, Field(ge=64, le=4096, multiple_of=8), Slider(256, 1024, 64), Shown(empty="auto", start=512)
-    ] = None
+    height: Side = None
     """Height in pixels; empty takes the model's own."""
     batch_size: Annotated[int, Field(ge=1, le=64), Slider(1, 16, 1)] = 4
     """Pictures painted at once."""

@@ -452,7 +452,7 @@ def checks(language: str, machine: Machine) -> list[dict[str, Any]]:
     if models:
         model = {"state": "good", "text": say(language, "Base models found: {count}", count=models)}
     else:
-        text = say(language, "No base model yet: put a Stable Diffusion (.safetensors or diffusers folder) into {folder}", folder=folder)
+        text = say(language, "No base model yet: put a Stable Diffusion (a diffusers folder) into {folder}", folder=folder)
         model = {"state": "little", "text": text}
     if captioners:
         captioner = {"state": "good", "text": say(language, "Captioners found: {count}", count=captioners)}

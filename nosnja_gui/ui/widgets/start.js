@@ -102,7 +102,7 @@ function welcome({first}) {
     h("p", {}, T("Nošnja fine-tunes Stable Diffusion on a few pictures of yours, such as a folk costume, a pet or a style: it writes the captions, trains a LoRA, and shows by XYZ plots what the model has learnt.")),
     h("div", {class: "nosnja-hero-choice"},
       h("div", {}, act(T("Try the demo"), "demo", "primary large"),
-        h("p", {class: "nosnja-muted"}, T("The whole job on 30 drawn pictures, with a tiny model that came with the program: about two minutes, no download, no GPU."))),
+        h("p", {class: "nosnja-muted"}, T("The whole job on 30 drawn pictures, with a tiny model that came with the program: a few minutes, no download, no GPU."))),
       h("div", {}, link(T("Use my own pictures"), "dataset", "", "large"),
         h("p", {class: "nosnja-muted"}, T("Open a folder of 15 to 50 pictures of one thing. Captions, trigger word and training follow, tab by tab.")))));
 }
