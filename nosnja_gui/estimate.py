@@ -326,9 +326,7 @@ def _native(model: Path) -> int:
 # Earlier runs
 
 
-def earlier_run(
-    job: TrainJob, plan: TrainPlan, model: Path, workspace: Workspace, machine: Machine
-) -> tuple[str, TrainJob, float] | None:
+def earlier_run(job: TrainJob, plan: TrainPlan, model: Path, workspace: Workspace, machine: Machine) -> tuple[str, TrainJob, float] | None:
     """(identifier, job, seconds per step) of the newest run with this model on this machine that went at the same size; else the newest."""
     first = None
     for path in _recent_runs(workspace):

@@ -64,9 +64,9 @@ class DatasetSettings(Settings):
 
 
 class OptimizerSettings(Settings):
-    name: Annotated[
-        Literal["adamw", "adamw8bit"], Field(title="Optimizer"), Shown(titles={"adamw": "AdamW", "adamw8bit": "AdamW8bit"})
-    ] = "adamw"
+    name: Annotated[Literal["adamw", "adamw8bit"], Field(title="Optimizer"), Shown(titles={"adamw": "AdamW", "adamw8bit": "AdamW8bit"})] = (
+        "adamw"
+    )
     """AdamW is the standard; AdamW8bit needs a quarter of its memory (and the bitsandbytes package)."""
     learning_rate: Annotated[float, Field(gt=0, le=1), Slider(1e-6, 1e-2, logarithmic=True), Shown(essential=True)] = 1e-4
     """How large each step is: 1e-4 is usual for LoRA; ten times less hardly learns, ten times more burns in."""
@@ -103,9 +103,7 @@ class TrainingSettings(Settings):
     """Pictures per step: more is steadier and needs more memory; 1 to 4 on most cards."""
     gradient_accumulation: Annotated[int, Field(ge=1, le=512), Slider(1, 16, 1)] = 1
     """Batches gathered before each update: imitates a larger batch without its memory."""
-    min_snr_gamma: Annotated[
-        float | None, Field(gt=0, title="Min-SNR gamma"), Slider(1, 20, 0.5), Shown(empty="off", start=5)
-    ] = 5.0
+    min_snr_gamma: Annotated[float | None, Field(gt=0, title="Min-SNR gamma"), Slider(1, 20, 0.5), Shown(empty="off", start=5)] = 5.0
     """Min-SNR weighting (Hang et al. 2023): learns faster and steadier; 5 is the paper's value, empty turns it off."""
     gradient_checkpointing: bool = False
     """Saves much memory for a third more time: turn it on when the card runs out."""
@@ -177,7 +175,6 @@ class TrainJob(Settings):
     validation: Annotated[ValidationSettings, Field(title="Validation")] = ValidationSettings()
     output: str = ""
     """The run folder; empty makes a new one in the workspace's runs folder."""
-
 
     def without_effect(self) -> list[str]:
         """Settings that change nothing as the others stand, so that a form can show it."""

@@ -42,6 +42,8 @@ FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
 )  # fmt: skip
+CUT_OFF = ("AbortError", "Connection errored out", "Unexpected error")
+"""What Gradio says in a page that is left while an answer is under way. For tests that reload: nobody sees it."""
 OWN_SCHEMES = ("data:", "blob:", "about:")
 T = TypeVar("T")
 

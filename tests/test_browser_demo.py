@@ -14,10 +14,8 @@ from nosnja_gui import events, launcher
 from nosnja_gui.jobs import GridJob
 from nosnja_gui.runs import RunFolder
 from nosnja_gui.workspace import Workspace
-from tests.browser import chromium, open_tab, visit, wait_for, window
+from tests.browser import CUT_OFF, chromium, open_tab, visit, wait_for, window
 
-RELOADED = ("AbortError", "Connection errored out", "Unexpected error")
-"""Gradio says so in the page that is left when a reload cuts off an answer; nobody sees it."""
 PATIENCE = 420.0
 
 
@@ -38,7 +36,7 @@ def shown_step(page) -> int:
 def test_the_demo_from_the_first_click_to_the_finished_plot(workspace):
     with chromium() as browser:
         with window(workspace, end_runs=False) as opened:
-            with visit(browser, opened, forgiven=RELOADED) as page:
+            with visit(browser, opened, forgiven=CUT_OFF) as page:
                 page.locator("#start-demo").click()
                 folder = wait_for(lambda: next(workspace.runs.glob("demo-*"), None), page=page)
                 demo, training = RunFolder(folder), RunFolder(folder / "training")

@@ -65,7 +65,7 @@ class Desk:
     def __init__(self, root: Path, listens: bool = False) -> None:
         self.workspace = Workspace(root).create()
         pictures, memory = Pictures(root / "thumbnails"), Memory(root / "memory.json")
-        self.window = Window(self.workspace, pictures, memory, gr.Tabs(), *[gr.State("") for _ in range(3)], listens=listens)
+        self.window = Window(self.workspace, pictures, memory, gr.Tabs(), *[gr.State("") for _ in range(3)], gr.Timer(), listens=listens)
         self.desk = tab.Desk(self.window)
         self.functions = {function.__name__.removeprefix("gallery_"): function for function in self.desk.server_functions()}
         self.key = ""

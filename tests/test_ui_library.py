@@ -16,7 +16,7 @@ from nosnja_gui.ui.memory import Memory
 from nosnja_gui.ui.panel import Window
 from nosnja_gui.ui.pictures import Pictures
 from nosnja_gui.workspace import Workspace
-from tests.browser import chromium, no_browser, open_tab, visit, wait_for, window
+from tests.browser import CUT_OFF, chromium, no_browser, open_tab, visit, wait_for, window
 from tests.test_library import LORA, RUN, make_run, write_lora
 
 
@@ -29,7 +29,7 @@ def workspace(tmp_path) -> Workspace:
 
 @pytest.fixture
 def shelf(workspace) -> Shelf:
-    states: dict[str, Any] = dict.fromkeys(("tabs", "dataset", "run", "grid"))
+    states: dict[str, Any] = dict.fromkeys(("tabs", "dataset", "run", "grid", "timer"))
     pictures, memory = Pictures(workspace.cache / "thumbnails"), Memory(workspace.cache / "memory.json")
     return Shelf(Window(workspace, pictures, memory, **states))
 
@@ -177,7 +177,7 @@ def test_a_visitor_puts_things_in_order(workspace, tmp_path):
     log.append(events.Started(job="train", total=200, done=120))
     log.append(events.Failed(message="Out of memory."))
     (tmp_path / "Lora").mkdir()
-    with chromium() as browser, window(workspace) as opened, visit(browser, opened, size=(1280, 720)) as page:
+    with chromium() as browser, window(workspace) as opened, visit(browser, opened, size=(1280, 720), forgiven=CUT_OFF) as page:
         open_tab(page, "library")
         named = SimpleNamespace(
             row=lambda key: page.locator(f'#library tr[data-key="{key}"]'),

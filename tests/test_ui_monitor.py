@@ -17,7 +17,7 @@ from nosnja_gui.ui.memory import Memory
 from nosnja_gui.ui.monitor import Monitor, updates
 from nosnja_gui.ui.pictures import Pictures
 from nosnja_gui.workspace import Workspace
-from tests.browser import chromium, open_tab, visit, wait_for, window
+from tests.browser import CUT_OFF, chromium, open_tab, visit, wait_for, window
 
 PROMPTS = ["nosnjaoutfit, a girl", "a dog"]
 
@@ -346,9 +346,6 @@ def test_many_runs_cost_little_when_nothing_happens(monitor, workspace):
 
 # ---------------------------------------------------------------- in a browser
 
-RELOADING = ("AbortError", "Connection errored out")
-"""What the page says of the connection that a reload cuts off."""
-
 
 @pytest.fixture(scope="module")
 def opened(tmp_path_factory):
@@ -373,7 +370,7 @@ def curve_length(page: Any) -> int:
 def test_the_curve_grows_while_it_is_written_and_is_the_same_after_a_reload(opened):
     browser, served = opened
     run = RunFolder(served.workspace.runs / "dress-001")
-    with visit(browser, served, forgiven=RELOADING) as page:
+    with visit(browser, served, forgiven=CUT_OFF) as page:
         open_tab(page, "monitor")
         before = wait_for(lambda: curve_length(page), page=page, what="the curve")
         wait_for(lambda: text_of(page, "step") == "5 / 100", page=page)
@@ -396,7 +393,7 @@ def test_the_curve_grows_while_it_is_written_and_is_the_same_after_a_reload(open
 
 def test_another_run_is_opened_by_a_click_and_stays_open(opened):
     browser, served = opened
-    with visit(browser, served, size=(1280, 720), scheme="dark", forgiven=RELOADING) as page:
+    with visit(browser, served, size=(1280, 720), scheme="dark", forgiven=CUT_OFF) as page:
         open_tab(page, "monitor")
         page.locator("#monitor-past").get_by_role("button", name="old").click()
         wait_for(lambda: text_of(page, "state") == "Finished", page=page)

@@ -3,7 +3,6 @@
 import json
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -17,6 +16,8 @@ from nosnja_gui.settings import UserError
 from nosnja_gui.ui import train
 from nosnja_gui.ui.dataset import OPENED
 from nosnja_gui.ui.memory import Memory
+from nosnja_gui.ui.panel import Window
+from nosnja_gui.ui.pictures import Pictures
 from nosnja_gui.ui.train import Train, suggest_prompts
 from nosnja_gui.workspace import Workspace
 from tests.browser import chromium, open_tab, visit, wait_for, window
@@ -42,11 +43,8 @@ def pictures(tmp_path_factory):
 
 def tab_of(workspace: Workspace) -> Train:
     with gr.Blocks():
-        shared = SimpleNamespace(
-            workspace=workspace, memory=Memory(workspace.cache / "window-memory.json"), tabs=gr.Tabs(),
-            dataset=gr.State(""), run=gr.State(""), grid=gr.State(""),
-        )  # fmt: skip
-        tab = Train(shared)
+        memory, shared = Memory(workspace.cache / "window-memory.json"), {name: gr.State("") for name in ("dataset", "run", "grid")}
+        tab = Train(Window(workspace, Pictures(workspace.cache / "thumbnails"), memory, gr.Tabs(), timer=gr.Timer(), **shared))
         tab.lay_out()
         tab.listen()
     return tab

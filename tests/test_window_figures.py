@@ -40,7 +40,7 @@ def test_from_the_start_to_a_usable_page(workspace):
                 taken = time.perf_counter() - began
             size = len(urllib.request.urlopen(f"{opened.address}/").read())
     print(f"\nopen {taken:.1f} s, of it about {gradio:.1f} s for the import of gradio; page {size / 1000:.0f} KB")
-    assert taken < max(4.0, 2.2 * gradio)
+    assert taken < max(4.0, 1.4 * gradio)
     assert size < MOST_PAGE_BYTES
 
 

@@ -19,7 +19,7 @@ from nosnja_gui import work_queue
 from nosnja_gui.files import write_atomic
 from nosnja_gui.processes import is_alive, self_mark
 from nosnja_gui.settings import UserError
-from nosnja_gui.ui import quick_import
+from nosnja_gui.ui import quick_open
 from nosnja_gui.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -112,14 +112,15 @@ def prepare_environment(workspace: Workspace) -> None:
 
 def serve(workspace: Workspace, port: int, listen: bool, no_browser: bool) -> None:
     prepare_environment(workspace)
-    quick_import.prepare()
+    quick_open.prepare()
     # All that is made while opening stays: looking for garbage among it takes a tenth of the time.
     gc.disable()
     from nosnja_gui.ui.page import build
     from nosnja_gui.ui.pictures import Pictures
 
     pictures = Pictures(workspace.cache / "thumbnails")
-    page = build(workspace, pictures, listens=listen)
+    with quick_open.without_server():
+        page = build(workspace, pictures, listens=listen)
     password = secrets.token_urlsafe(24) if listen else ""
     page.launch(**launch_settings(port, password, pictures))
     gc.freeze()
@@ -156,7 +157,7 @@ def launch_settings(port: int, password: str, pictures: Pictures) -> dict[str, A
         "auth": (lambda user, given: user == USER and secrets.compare_digest(given.encode(), password.encode())) if password else None,
         "app_kwargs": {
             "middleware": [Middleware(Guard, names=names, any_address=bool(password)), Middleware(texts.LanguageOfRequest)],
-            "routes": [pictures.route()],
+            "routes": [pictures.route(), quick_open.Assets().route()],
             "openapi_url": None,
             "docs_url": None,
             "redoc_url": None,
@@ -167,6 +168,7 @@ def launch_settings(port: int, password: str, pictures: Pictures) -> dict[str, A
         "share": False,
         "inbrowser": False,
         "inline": False,
+        "ssl_verify": False,  # of gradio's first request, which goes to this very machine, by http
         "quiet": True,
         "prevent_thread_lock": True,
         "strict_cors": True,

@@ -69,9 +69,7 @@ def build(window: Window) -> Panel:
         window.memory.put(OPENED, str(folder) if folder else "")
         return [str(folder) if folder else "", desk.view(str(folder) if folder else "")]
 
-    shown.open(
-        opened, window.dataset, [window.dataset, shown], show_progress="hidden", api_visibility="private", trigger_mode="always_last"
-    )
+    shown.open(opened, window.dataset, [window.dataset, shown], trigger_mode="always_last", **window.quiet)
 
     def refresh(before: str, current: str, language: str) -> list[Any] | None:
         fresh = not before

@@ -159,8 +159,7 @@ class Form:
             self.job(values)
         except ValidationError as error:
             return {
-                ".".join(map(str, problem["loc"])): sentence(problem, language)
-                for problem in reversed(error.errors(include_url=False))
+                ".".join(map(str, problem["loc"])): sentence(problem, language) for problem in reversed(error.errors(include_url=False))
             }
         return {}
 

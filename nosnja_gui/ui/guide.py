@@ -204,13 +204,12 @@ def build(window: Window, tab: str) -> Panel:
     guide = Guide(window, tab)
     seen = gr.State("")
     made = widget("start_guide", visible=False, elem_id=f"guide-{tab}")
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
     def changed(request: gr.Request, *values: Any) -> list[Any]:
         return guide.refresh(*values, language_of(request)) or [gr.skip(), gr.skip()]
 
     inputs = [seen, window.dataset, window.run, window.grid]
-    gr.on([window.dataset.change, window.run.change, window.grid.change], changed, inputs, [seen, made], **quiet)
-    made.close(guide.close, seen, [seen, made], **quiet)
-    made.next(guide.go, seen, [window.tabs, window.run, window.grid], **quiet)
+    gr.on([window.dataset.change, window.run.change, window.grid.change], changed, inputs, [seen, made], **window.quiet)
+    made.close(guide.close, seen, [seen, made], **window.quiet)
+    made.next(guide.go, seen, [window.tabs, window.run, window.grid], **window.quiet)
     return Panel(guide.refresh, inputs, [seen, made])

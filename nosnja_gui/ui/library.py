@@ -324,10 +324,9 @@ def build(window: Window) -> Panel:
     """The tab's components, inside the tab that is open."""
     shelf = Shelf(window)
     made = widget("library", {}, server=shelf.asked_by_page(), elem_id="library")
-    quiet = {"show_progress": "hidden", "api_visibility": "private"}
 
     def go(event: gr.EventData) -> list[Any]:
         return shelf.open(event._data)
 
-    made.go(go, None, [window.run, window.grid, window.tabs], **quiet)
+    made.go(go, None, [window.run, window.grid, window.tabs], **window.quiet)
     return Panel(lambda language: None)

@@ -566,7 +566,7 @@ def build(window: Window) -> Panel:
         return [gr.skip(), gr.skip()]
 
     panel = Panel(refresh, [window.run, seen], [seen, *outputs.values()])
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "always_last"}
+    quiet: dict[str, Any] = {**window.quiet, "trigger_mode": "always_last"}
     window.run.change(look, panel.inputs, panel.outputs, **quiet)
     head.pick(pick, None, window.run, **quiet)
     listed.pick(pick, None, window.run, **quiet)

@@ -42,34 +42,38 @@ def build(workspace: Workspace, pictures: Pictures, listens: bool = False) -> gr
     with gr.Blocks(title="Nošnja", analytics_enabled=False, fill_width=True) as page:
         memory = Memory(workspace.cache / "window-memory.json")
         shared = {name: gr.State("") for name in ("dataset", "run", "grid")}
+        timer = gr.Timer(REFRESH_SECONDS)
         gr.HTML(HEADER)
         with gr.Tabs(selected="start", elem_id="tabs") as tabs:
-            window = Window(workspace, pictures, memory, tabs, **shared, listens=listens)
+            window = Window(workspace, pictures, memory, tabs, timer=timer, **shared, listens=listens)
             for name in TABS:
                 with gr.Tab(t(TITLES[name]), id=name, elem_id=f"tab-{name}"):
                     panels += [guide.build(window, name), MODULES[name].build(window)]
-        keep_up_to_date(page, panels)
+        keep_up_to_date(page, window, panels)
     return page
 
 
-def keep_up_to_date(page: gr.Blocks, panels: list[Panel]) -> None:
+def keep_up_to_date(page: gr.Blocks, window: Window, panels: list[Panel]) -> None:
     """Ask all panels at every tick, in one request, and bring only those up to date that have news.
 
     Gradio builds every output of a handler anew, also those that are skipped, a millisecond each. So the tick's outputs are
     states, which cost nothing; the change of one brings its panel's components the answer that it holds.
     """
-    timer = gr.Timer(REFRESH_SECONDS)
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     answers = [gr.State(None) for _ in panels]
-    inputs = [component for panel in panels for component in panel.inputs]
+    inputs = each_once(panels)
     ask = refresher(panels)
-    timer.tick(ask, inputs, answers, trigger_mode="once", **quiet)
+    window.timer.tick(ask, inputs, answers, trigger_mode="once", **window.quiet)
     # All is news to a page that was just loaded: handed over at once, without the way round.
     outputs = [component for panel in panels for component in panel.outputs]
-    page.load(all_at_once(ask, panels), inputs, outputs, **quiet)
+    page.load(all_at_once(ask, panels), inputs, outputs, **window.quiet)
     for answer, panel in zip(answers, panels, strict=True):
         if panel.outputs:
-            answer.change(handed_over, answer, panel.outputs, **quiet)
+            answer.change(handed_over, answer, panel.outputs, **window.quiet)
+
+
+def each_once(panels: list[Panel]) -> list[Any]:
+    """The inputs of all panels; what several of them ask for is sent once."""
+    return list({id(component): component for panel in panels for component in panel.inputs}.values())
 
 
 class Answer:
@@ -98,12 +102,13 @@ def all_at_once(ask: Callable[..., list[Any]], panels: list[Panel]) -> Callable[
 
 def refresher(panels: list[Panel]) -> Callable[..., list[Any]]:
     """What a tick asks all panels: per panel an Answer, or nothing new."""
+    places = {id(component): place for place, component in enumerate(each_once(panels))}
 
     def refresh(request: gr.Request, *values: Any) -> list[Any]:
         language = language_of(request)
-        given, answers = list(values), []
+        answers = []
         for panel in panels:
-            own, given = given[: len(panel.inputs)], given[len(panel.inputs) :]
+            own = [values[places[id(component)]] for component in panel.inputs]
             said = None
             try:
                 said = panel.refresh(*own, language)

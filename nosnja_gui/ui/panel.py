@@ -31,8 +31,19 @@ class Window:
     """Name of the run that is watched, "" for the newest. Set to open a run in the monitor."""
     grid: gr.State
     """Name of the grid run that is shown in the XYZ tab, "" for none."""
+    timer: gr.Timer
+    """Asks all panels what is new (`page.keep_up_to_date`)."""
     listens: bool = False
     """Whether other machines are let in: then nothing outside the workspace may be opened."""
+
+    @property
+    def quiet(self) -> dict[str, Any]:
+        """How every event of ours is declared: no spinner of Gradio's, and nothing offered to other programs.
+
+        The page tells each component of an event how far that event is, shown or not, and looks through the whole page for each:
+        half a second on opening. So there is one that is told, and it is found first.
+        """
+        return {"show_progress": "hidden", "show_progress_on": [self.timer], "api_visibility": "private"}
 
 
 @dataclass(frozen=True)

@@ -640,7 +640,6 @@ def build(window: Window) -> Panel:
     tab = Tab(window)
     seen, follow = gr.State(""), gr.State({})
     made = widget("start", elem_id="start-page")
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
     def start(request: gr.Request, dataset: str, following: dict[str, Any]) -> list[Any]:
         return tab.start(dataset, language_of(request), following)
@@ -657,10 +656,10 @@ def build(window: Window) -> Panel:
     def opened(event: gr.EventData) -> list[Any]:
         return tab.open(event._data.get("tab"), event._data.get("run"))
 
-    made.demo(start, [window.dataset, follow], [follow, seen, made], **quiet)
-    made.resume(go_on, [window.dataset, follow], [follow, seen, made], **quiet)
-    made.stop(stop, [window.dataset], [seen, made], **quiet)
-    made.look(look, None, [window.tabs, window.dataset, window.run, window.grid], **quiet)
-    made.open(opened, None, [window.tabs, window.run, window.grid], **quiet)
+    made.demo(start, [window.dataset, follow], [follow, seen, made], **window.quiet)
+    made.resume(go_on, [window.dataset, follow], [follow, seen, made], **window.quiet)
+    made.stop(stop, [window.dataset], [seen, made], **window.quiet)
+    made.look(look, None, [window.tabs, window.dataset, window.run, window.grid], **window.quiet)
+    made.open(opened, None, [window.tabs, window.run, window.grid], **window.quiet)
     inputs = [seen, follow, window.dataset, window.run, window.grid]
     return Panel(tab.refresh, inputs, [seen, follow, made, window.dataset, window.run, window.grid])

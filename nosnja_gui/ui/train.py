@@ -113,7 +113,7 @@ class Train:
     # -------------------------------------------------------------------------------------------- events
 
     def listen(self) -> None:
-        form, quiet = self.form, {"show_progress": "hidden", "api_visibility": "private"}
+        form, quiet = self.form, self.window.quiet
         given = [self.window.dataset, self.preset, *form.inputs()]
         shown = [self.dataset, self.bar, self.side]
         everything = [*form.inputs(), self.preset, *shown]
@@ -383,9 +383,7 @@ def told(handler: Callable[..., Any]) -> Callable[..., Any]:
     return handle
 
 
-def see(
-    form: Form, values: Mapping[str, Any], dataset: str, base: Mapping[str, Any], workspace: Any, language: str
-) -> dict[str, Any]:
+def see(form: Form, values: Mapping[str, Any], dataset: str, base: Mapping[str, Any], workspace: Any, language: str) -> dict[str, Any]:
     """What the previews draw: problems, counts, the learning rate's curve, memory and time.
 
     A refused value is replaced by the preset's for the drawing, and the drawing is said to be stale.

@@ -536,7 +536,7 @@ def build(window: Window) -> Panel:
     whole = [shown, *fields, lint, chips, made, *parts]
     form = [window.dataset, *fields]
     results = [shown, lint, chips, made]
-    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "trigger_mode": "always_last"}
+    quiet: dict[str, Any] = {**window.quiet, "trigger_mode": "always_last"}
 
     def opened(folder: str) -> list[Any]:
         return tab.opened(folder)

@@ -40,7 +40,6 @@ FIRST_AXES = {
     False: {"x.axis": "cfg_scale", "x.values": "4, 7, 10", "y.axis": "seed", "y.values": "1-3", **NO_Z},
 }
 """What a first visitor finds on the axes: with a trained run, and without."""
-IN_GRADIO = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 @dataclass(frozen=True)
@@ -366,7 +365,7 @@ def build(window: Window) -> Panel:
             window.memory.put(REMEMBERED, raw)
         return judge.told(raw, language_of(request))
 
-    gr.on(fields.edited(), check, [filled_at, *fields.inputs()], told, trigger_mode="always_last", **IN_GRADIO)
+    gr.on(fields.edited(), check, [filled_at, *fields.inputs()], told, trigger_mode="always_last", **window.quiet)
 
     def filler(place: str, only_empty: bool) -> Callable[..., list[Any]]:
         def fill_in(request: gr.Request, *values: Any) -> list[Any]:
@@ -382,9 +381,9 @@ def build(window: Window) -> Panel:
         return fill_in
 
     for place in PLACES:
-        fill[place].click(filler(place, False), fields.inputs(), [fields.texts[place], *told], **IN_GRADIO)
+        fill[place].click(filler(place, False), fields.inputs(), [fields.texts[place], *told], **window.quiet)
         # Values of another kind of axis make no sense any more.
-        fields.kinds[place].input(filler(place, True), fields.inputs(), [fields.texts[place], *told], **IN_GRADIO)
+        fields.kinds[place].input(filler(place, True), fields.inputs(), [fields.texts[place], *told], **window.quiet)
 
     def swapper(one: str, other: str) -> Callable[..., list[Any]]:
         def swap_axes(request: gr.Request, *values: Any) -> list[Any]:
@@ -397,7 +396,7 @@ def build(window: Window) -> Panel:
         return swap_axes
 
     for (one, other), button in swap.items():
-        button.click(swapper(one, other), fields.inputs(), [*fields.inputs(), *told], **IN_GRADIO)
+        button.click(swapper(one, other), fields.inputs(), [*fields.inputs(), *told], **window.quiet)
 
     def start(request: gr.Request, shown: str, into_shown: bool, *values: Any) -> list[Any]:
         language, raw = language_of(request), fields.raw(values)
@@ -409,7 +408,7 @@ def build(window: Window) -> Panel:
         name, message = _start(window, checked.plan.job, gallery.run(shown) if into_shown else None, language)
         return [name or gr.skip(), gallery.overview(name or shown, message), *judge.told(raw, language)]
 
-    paint.click(start, [window.grid, go_on, *fields.inputs()], [window.grid, view, *told], **IN_GRADIO)
+    paint.click(start, [window.grid, go_on, *fields.inputs()], [window.grid, view, *told], **window.quiet)
 
     def act(event: gr.EventData) -> list[Any]:
         """A button beside the grid: open another one, stop, go on."""
@@ -428,7 +427,7 @@ def build(window: Window) -> Panel:
             message = str(error)
         return [name, gallery.overview(name, message)]
 
-    view.pick(act, None, [window.grid, view], **IN_GRADIO)
+    view.pick(act, None, [window.grid, view], **window.quiet)
 
     def take_over(request: gr.Request, event: gr.EventData, *values: Any) -> list[Any]:
         """The settings of a cell into the form."""
@@ -437,8 +436,8 @@ def build(window: Window) -> Panel:
         window.memory.put(REMEMBERED, raw)
         return [*fields.show(raw, language), *judge.told(raw, language)]
 
-    view.use(take_over, fields.inputs(), [*fields.inputs(), *told], **IN_GRADIO)
-    window.grid.change(lambda name: gallery.overview(name), window.grid, view, **IN_GRADIO)
+    view.use(take_over, fields.inputs(), [*fields.inputs(), *told], **window.quiet)
+    window.grid.change(lambda name: gallery.overview(name), window.grid, view, **window.quiet)
 
     def refresh(before: str, offered: str, shown: str, language: str) -> list[Any] | None:
         overview = gallery.overview(shown)
