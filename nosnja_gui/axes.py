@@ -198,9 +198,16 @@ def _plan_axis(place: str, settings: Any, context: Context, problems: list[tuple
         problems += [(f"{place}.values", f"Axis {place} ({axis.name}) {line.rstrip('.')}.") for line in str(error).splitlines()]
         return None
     titles = _told_apart(values, [axis.label(value, context) for value in values])
-    # A1111 reads its own names of the samplers only.
-    written = titles if axis.name == "sampler" or not settings.values else [str(value) for value in settings.values]
-    return PlannedAxis(axis.name, axis.title, tuple(values), tuple(settings.labels) or tuple(titles), ", ".join(map(_quoted, written)))
+    return PlannedAxis(axis.name, axis.title, tuple(values), tuple(settings.labels) or tuple(titles), _given(settings, axis, titles))
+
+
+def _given(settings: Any, axis: Axis, titles: Sequence[str]) -> str:
+    """The values in one line, for A1111, which reads its own names of the samplers only."""
+    if axis.name == "sampler" or not settings.values:
+        return ", ".join(map(_quoted, titles))
+    if len(settings.values) == 1:
+        return str(settings.values[0])  # a line already, as the window has it
+    return ", ".join(_quoted(str(value)) for value in settings.values)
 
 
 def _told_apart(values: Sequence[Value], labels: list[str]) -> list[str]:

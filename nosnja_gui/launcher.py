@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from nosnja_gui.runs import RunFolder
 from nosnja_gui.settings import UserError
 from nosnja_gui.workspace import Workspace
 
+LEAVING_SECONDS = 20.0
+"""How long a process may take that has logged its end, until it is gone."""
 PROGRAM = Path(__file__).resolve().parents[1]
 
 
@@ -71,6 +74,16 @@ def _windows_flags() -> int:
 def alive(run: RunFolder) -> bool:
     """Whether a process works on this run, whoever started it."""
     return bool(run.living())
+
+
+def left_alone(run: RunFolder) -> bool:
+    """Whether no process works on this run. One that has logged its end is waited for: it goes on being there for a moment."""
+    until = time.monotonic() + LEAVING_SECONDS
+    while run.living():
+        if time.monotonic() > until or run.status().state == "running":
+            return False
+        time.sleep(0.1)
+    return True
 
 
 def stop(run: RunFolder, kill: bool = False) -> None:

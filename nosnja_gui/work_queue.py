@@ -28,8 +28,9 @@ LONGEST_START_SECONDS = 30.0
 def start_or_enqueue(run: RunFolder, workspace: Workspace) -> Literal["started", "queued"]:
     """Start the run if nothing works in this workspace and nothing waits before it, else let it wait.
 
-    Raises UserError where it runs already.
+    A process that has just logged this run's end is waited for. Raises UserError where the run goes on already.
     """
+    launcher.left_alone(run)
     with _starting(workspace):
         if busy(workspace) is None and _same(run, next(iter(waiting(workspace)), run)):
             launcher.start(run, workspace)

@@ -44,6 +44,17 @@ FLAGS = (
 )  # fmt: skip
 CUT_OFF = ("AbortError", "Connection errored out", "Unexpected error")
 """What Gradio says in a page that is left while an answer is under way. For tests that reload: nobody sees it."""
+WATCH_MOVES = """
+window.moves = [];
+const name = (node) => node ? (node.nodeType === 1 ? node : node.parentElement) : null;
+const told = (node) => { const at = name(node); return at ? at.id || at.getAttribute("class") || at.tagName : "?"; };
+const box = (rect) => [rect.x, rect.y, rect.width, rect.height].map(Math.round).join(" ");
+new PerformanceObserver((list) => {
+  for (const entry of list.getEntries()) if (!entry.hadRecentInput && entry.value > 0.001)
+    window.moves.push(entry.sources.map((one) => `${told(one.node)}: ${box(one.previousRect)} -> ${box(one.currentRect)}`).join("; "));
+}).observe({type: "layout-shift", buffered: true});
+"""
+"""The browser's own account of what moved (Layout Instability API), less what follows half a second after a click or key."""
 OWN_SCHEMES = ("data:", "blob:", "about:")
 T = TypeVar("T")
 
@@ -178,6 +189,7 @@ def visit(
     )
     page = context.new_page()
     page.set_default_timeout(SECONDS * 1000)
+    page.add_init_script(f"(() => {{{WATCH_MOVES}}})()")
     troubles: list[str] = []
     listen(page, opened.address, troubles)
     try:
@@ -228,6 +240,13 @@ def open_tab(page: Page, name: str) -> None:
     """By the tab's id (start, dataset, trigger, train, monitor, xyz, library), so in every language."""
     page.locator(f"#tab-{name}-button").click()
     page.wait_for_selector(f"#tab-{name}-button[aria-selected=true]")
+
+
+def moved(page: Page, seconds: float) -> list[str]:
+    """What changes its place during so many seconds although nobody touches the page, with its box before and after."""
+    page.evaluate("window.moves.length = 0")
+    page.wait_for_timeout(1000 * seconds)
+    return page.evaluate("window.moves")
 
 
 def wait_for(found: Callable[[], T], seconds: float = SECONDS, what: str = "", page: Page | None = None) -> T:

@@ -146,6 +146,11 @@ def test_epochs_and_weights_meet(tmp_path):
     assert [position[1] for position in grid.cells] == [0, 0, 1, 1, 2, 2]
 
 
+def test_a_line_is_written_down_as_it_was_given():
+    grid = plan(x={"axis": "cfg_scale", "values": ["2, 3-5"]}, y={"axis": "seed", "values": [1, 2]})
+    assert (grid.x.given, grid.y.given) == ("2, 3-5", "1, 2")
+
+
 def test_no_epochs_given_means_all_of_them_and_steps_can_be_named(tmp_path):
     axes = {"x": {"axis": "epoch"}}
     assert plan(with_epochs(tmp_path, **axes), **axes).x.labels == ("2", "4", "6")

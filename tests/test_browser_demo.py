@@ -5,6 +5,7 @@ and gone on with.
 """
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -13,10 +14,13 @@ import pytest
 from nosnja_gui import events, launcher
 from nosnja_gui.jobs import GridJob
 from nosnja_gui.runs import RunFolder
+from nosnja_gui.ui.panel import TABS
 from nosnja_gui.workspace import Workspace
-from tests.browser import CUT_OFF, chromium, open_tab, visit, wait_for, window
+from tests.browser import CUT_OFF, chromium, moved, open_tab, visit, wait_for, window
 
 PATIENCE = 420.0
+THREADS = str(os.cpu_count() or 1)
+"""The training has the machine for itself, but for what the window and the browser take."""
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +39,7 @@ def shown_step(page) -> int:
 
 def test_the_demo_from_the_first_click_to_the_finished_plot(workspace):
     with chromium() as browser:
-        with window(workspace, end_runs=False) as opened:
+        with window(workspace, end_runs=False, OMP_NUM_THREADS=THREADS) as opened:
             with visit(browser, opened, forgiven=CUT_OFF) as page:
                 page.locator("#start-demo").click()
                 folder = wait_for(lambda: next(workspace.runs.glob("demo-*"), None), page=page)
@@ -67,7 +71,7 @@ def test_the_demo_from_the_first_click_to_the_finished_plot(workspace):
         assert launcher.alive(demo), "the demo must go on without its window"
         wait_for(lambda: steps(training)[-1] > before, PATIENCE, "a step without a window")
 
-        with window(workspace) as opened, visit(browser, opened) as page:
+        with window(workspace, OMP_NUM_THREADS=THREADS) as opened, visit(browser, opened, size=(1280, 720), scheme="dark") as page:
             began = time.monotonic()
             open_tab(page, "monitor")
             wait_for(lambda: shown_step(page) >= before, page=page)
@@ -83,6 +87,13 @@ def test_the_demo_from_the_first_click_to_the_finished_plot(workspace):
             wait_for(lambda: steps(training)[-1] > stopped[0], PATIENCE, "the next steps", page)
             logged = steps(training)
             assert logged == sorted(set(logged)), "no step was made twice"
+
+            # Numbers and pictures come in, and nothing jumps.
+            for tab in TABS:
+                open_tab(page, tab)
+                page.wait_for_timeout(800)
+                assert moved(page, 3) == [], tab
+                assert page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0, tab
 
             # The trigger word is in the form of its tab, and nothing is left to write.
             open_tab(page, "trigger")

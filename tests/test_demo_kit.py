@@ -58,7 +58,7 @@ def test_captioner():
 
 
 def test_unseen_combinations_are_painted_right_and_strange_words_do_not_disturb():
-    figures = quality.measure_unet(KIT, None, 96)
+    figures = quality.measure_unet(KIT, None, 48)
     assert min(figures["subject"], figures["colour"], figures["place"]) >= 0.9
     assert figures["all_three"] >= 0.8
     assert figures["strange_word_change"] >= -0.05

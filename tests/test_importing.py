@@ -60,6 +60,24 @@ def test_a_zip_with_folders_and_junk(tmp_path):
     assert names(done.folder) == ["1.png", "1.txt", "10_dress/2.png", "labels.json"] and done.notes == ()
 
 
+def test_files_of_a_folder_keep_what_belongs_together(tmp_path):
+    (tmp_path / "a").write_bytes(png())
+    (tmp_path / "b").write_bytes(png("blue"))
+    (tmp_path / "t").write_text("a girl")
+    (tmp_path / "u").write_text("a boy")
+    given = [
+        ("set/10_dress/1.png", "a"),
+        ("set/10_dress/1.txt", "t"),
+        ("set/other/1.txt", "u"),
+        ("set\\other\\1.png", "b"),
+        ("../../2.png", "b"),
+    ]
+    done = import_files([(name, tmp_path / file) for name, file in given], tmp_path / "datasets", "set")
+    assert names(done.folder) == ["1.png", "1.txt", "10_dress/1.png", "10_dress/1.txt", "2.png"]
+    assert (done.folder / "1.txt").read_text() == "a boy" and (done.folder / "1.png").read_bytes() == png("blue")
+    assert (done.folder / "10_dress" / "1.txt").read_text() == "a girl"
+
+
 def test_the_same_name_in_two_folders_keeps_picture_and_caption_together(tmp_path):
     entries = [("a/1.png", png()), ("b/1.txt", b"second"), ("b/1.png", png("blue")), ("a/1.txt", b"first")]
     folder = imported(tmp_path, entries).folder

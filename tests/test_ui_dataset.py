@@ -352,6 +352,7 @@ def page(window):
         opened.on("pageerror", lambda error: said.append(str(error)))
         opened.on("request", lambda asked: said.append(asked.url) if not asked.url.startswith((window[1], "data:", "blob:")) else None)
         opened.goto(window[1])
+        opened.wait_for_selector("#start-demo")
         opened.get_by_role("tab", name="Dataset & captions", exact=True).click()
         yield opened
         browser.close()
@@ -416,3 +417,117 @@ def test_a_zip_is_imported_edited_in_bulk_and_undone(window, page, tmp_path):
     assert (folder / "2.txt").read_text() == "a folk costume 2"
     page.click("#gallery-leave-out")
     eventually(lambda: len(list(folder.glob("*.png"))) == 2)
+
+
+# dropping, as the browser's own debugger does it: the files come from the disk, through everything that a person's hand goes through
+
+
+class Hand:
+    """Holds files, or a link, above the page."""
+
+    def __init__(self, page, *files: Path, link: str = "") -> None:
+        self.session = page.context.new_cdp_session(page)
+        items = [{"mimeType": kind, "data": link} for kind in ("text/uri-list", "text/plain") if link]
+        self.data = {"items": items, "files": [str(file) for file in files], "dragOperationsMask": 1}
+
+    def do(self, kind: str, x: float, y: float) -> None:
+        self.session.send("Input.dispatchDragEvent", {"type": kind, "x": x, "y": y, "data": self.data})
+
+    def hold(self, x: float = 600, y: float = 500) -> None:
+        self.do("dragEnter", x, y)
+        self.do("dragOver", x, y)
+
+    def drop(self, x: float = 600, y: float = 500) -> None:
+        self.hold(x, y)
+        self.do("drop", x, y)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_pictures_are_dropped_into_the_dataset_that_is_open(window, page, tmp_path):
+    folder = draw(window[0].datasets / "dropped on", 2)
+    page.locator("#gallery-dataset option", has_text="dropped on").wait_for(state="attached")
+    page.select_option("#gallery-dataset", "datasets/dropped on")
+    page.locator(".nosnja-gallery .tile").nth(1).wait_for()
+    new = draw(tmp_path / "new", 3, captions=False)
+    for number in range(3):
+        (new / f"{number:05d}.png").rename(new / f"new {number}.png")
+    (new / "price <b>list.pdf").write_text("no picture")
+    zone = page.locator(".nosnja-gallery .dropping")
+    Hand(page, new / "new 0.png").hold()
+    zone.wait_for()
+    Hand(page).do("dragOver", -30, 500)
+    zone.wait_for(state="hidden")
+    Hand(page, new / "new 0.png", new / "price <b>list.pdf").drop()
+    assert zone.is_hidden()
+    assert page.locator(".nosnja-gallery .refused").inner_text() == "Neither pictures nor captions, so left out: 1 (price <b>list.pdf)"
+    # What is dropped then is added, and the same once more is not.
+    Hand(page, new / "new 0.png", new / "new 1.png").drop(x=100, y=20)
+    page.get_by_text("Files: 2 (").wait_for()
+    page.select_option("#gallery-target", "into")
+    page.click("#gallery-import")
+    page.get_by_text("Imported: pictures 2, captions 0.").wait_for()
+    page.locator(".nosnja-gallery .tile").nth(3).wait_for()
+    assert [name for name in names(folder) if name.endswith(".png")] == ["00000.png", "00001.png", "new 0.png", "new 1.png"]
+    assert (folder / "new 1.png").read_bytes() == (new / "new 1.png").read_bytes()
+
+
+def test_a_zip_is_dropped(window, page, tmp_path):
+    with zipfile.ZipFile(tmp_path / "dropped zip.zip", "w") as archive:
+        archive.writestr("set/1.png", png(60))
+        archive.writestr("set/1.txt", "a zipped costume")
+        archive.writestr("set/movie.mp4", b"no picture")
+    Hand(page, tmp_path / "dropped zip.zip").drop()
+    page.locator("#gallery-new-name").press("Enter")
+    page.get_by_text("set/movie.mp4 is neither a picture nor a caption and was left out.").wait_for()
+    page.locator(".nosnja-gallery .tile", has_text="a zipped costume").wait_for()
+    assert names(window[0].datasets / "dropped-zip") == ["1.png", "1.txt"]
+
+
+def test_a_folder_is_dropped_with_its_captions_and_without_what_is_hidden(window, page, tmp_path):
+    folder = draw(tmp_path / "my folder", 55)
+    (folder / ".nosnja").mkdir()
+    for junk in (".nosnja/left-out.png", "Thumbs.db", ".DS_Store"):
+        (folder / junk).write_bytes(png(1))
+    (folder / "notes.docx").write_text("no caption")
+    Hand(page, folder).drop()
+    page.get_by_text("so left out: 1 (my folder/notes.docx)").wait_for()
+    assert page.input_value("#gallery-new-name") == "my folder"
+    page.click("#gallery-import")
+    page.locator(".nosnja-gallery .tile", has_text="a girl number 0, stairs").wait_for()
+    made = window[0].datasets / "my-folder"
+    assert names(made) == [f"{number:05d}.{suffix}" for number in range(55) for suffix in ("png", "txt")]
+    assert dataset.read(made).captions()["00054.png"] == "a girl number 54, stairs"
+
+
+def test_nothing_that_is_dropped_makes_the_browser_leave_the_page(window, page, tmp_path):
+    picture = draw(tmp_path / "one", 1) / "00000.png"
+    page.select_option("#gallery-dataset", "datasets/dress")
+    page.locator(".nosnja-gallery .tile").first.wait_for()
+    before = page.locator("#gallery-text").input_value()
+    link = Hand(page, link=f"{window[1]}picture")
+    link.hold()
+    assert page.locator(".nosnja-gallery .dropping").is_hidden()
+    link.drop()
+    for tab_name in ("Start", "Train"):
+        page.get_by_role("tab", name=tab_name, exact=True).click()
+        for hand in (Hand(page, picture), link):
+            hand.drop()
+    page.wait_for_timeout(300)
+    assert page.url == window[1] and len(page.context.pages) == 1
+    page.get_by_role("tab", name="Dataset & captions", exact=True).click()
+    assert page.locator("#gallery-import").count() == 0 and page.locator("#gallery-text").input_value() == before
+    # A text box takes a text, as everywhere.
+    box = page.locator("#gallery-search").bounding_box()
+    Hand(page, link="stairs").drop(box["x"] + 20, box["y"] + 10)
+    assert page.input_value("#gallery-search") == "stairs"
+    # A picture of the page itself is none to be brought.
+    box = page.locator(".nosnja-gallery .large").bounding_box()
+    page.mouse.move(box["x"] + 100, box["y"] + 100)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 50, box["y"] + 60)
+    page.mouse.move(400, 400)
+    page.mouse.up()
+    assert page.locator("#gallery-import").count() == 0 and page.locator(".nosnja-gallery .dropping").is_hidden()

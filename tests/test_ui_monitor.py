@@ -1,4 +1,4 @@
-"""The monitor: which run it shows, what it shows of it, what its buttons do; and twice in a real browser."""
+"""The monitor: which run it shows, what it shows of it, what its buttons do; and some of it in a real browser."""
 
 import json
 import time
@@ -12,7 +12,7 @@ from nosnja_gui import events, launcher, work_queue
 from nosnja_gui.hardware import GpuLoad, Load
 from nosnja_gui.jobs import AxisSettings, CaptionJob, DemoJob, GridJob, TrainJob
 from nosnja_gui.processes import self_mark
-from nosnja_gui.runs import RunFolder
+from nosnja_gui.runs import RunFolder, holding, identifier
 from nosnja_gui.ui.memory import Memory
 from nosnja_gui.ui.monitor import Monitor, updates
 from nosnja_gui.ui.pictures import Pictures
@@ -212,6 +212,15 @@ def test_what_the_page_has_is_not_sent_again(monitor, workspace):
     assert sent == ["head", "plots", "listed"]
 
 
+def test_a_step_of_what_runs_does_not_send_the_list_of_runs_anew(monitor, workspace):
+    run = training(workspace, "dress", started(), step(10), live=True)
+    before = updates(monitor, "", {})
+    run.log().append(step(20))
+    after = updates(monitor, "", before[0])
+    assert after[0]["head"] != before[0]["head"] and after[0]["listed"] == before[0]["listed"]
+    assert "__type__" in after[5], "skipped"
+
+
 # ---------------------------------------------------------------- buttons
 
 
@@ -269,6 +278,43 @@ def test_going_on_and_leaving_the_queue(monitor, workspace, monkeypatch):
     assert values["head"]["can"] == ["remove"] and values["listed"]["queue"] == ["dress-002"]
     assert monitor.act({"run": "dress-002", "action": "remove"}) == {} and not run.queued.exists()
     assert "not wait" in monitor.act({"run": "dress-002", "action": "remove"})["error"]
+
+
+def waits(workspace: Workspace, *names: str) -> list[RunFolder]:
+    """Runs that wait in this order. No process is begun that works them off, as `work_queue.enqueue` would do."""
+    runs = [training(workspace, name) for name in names]
+    for place, run in enumerate(runs, start=1):
+        run.queued.write_text(json.dumps({"at": 1.0, "order": float(place)}))
+    return runs
+
+
+def queue_of(workspace: Workspace) -> list[str]:
+    return [identifier(run, workspace) for run in work_queue.waiting(workspace)]
+
+
+def test_what_waits_is_put_before_another_or_last(monitor, workspace):
+    waits(workspace, "a", "b", "c")
+    for name, before, order in [("c", "a", "cab"), ("c", "b", "acb"), ("a", None, "cba"), ("a", None, "cba"), ("b", "b", "cba")]:
+        assert monitor.act({"run": name, "action": "move", "value": before}) == {}
+        assert queue_of(workspace) == list(order) == shown(monitor)["listed"]["queue"]
+
+
+def test_who_does_not_wait_any_more_is_put_nowhere_and_the_page_hears_why(monitor, workspace, live):
+    a, b, _ = waits(workspace, "a", "b", "c")
+    a.queued.unlink()
+    for name, before, why in [
+        ("a", "c", "It does not wait any more."),
+        ("a", None, "It does not wait any more."),
+        ("c", "a", "'a' does not wait any more"),
+        ("c", "dress-001", "'dress-001' does not wait any more"),
+        ("c", "gone", "There is no run 'gone'"),
+        ("c", "../x", "."),
+        ("c", ["b"], "."),
+        ("c", "", "."),
+    ]:
+        error = monitor.act({"run": name, "action": "move", "value": before})["error"]
+        assert why in error and error.endswith(".") and "\n" not in error
+    assert queue_of(workspace) == ["b", "c"] and b.queued.exists()
 
 
 @pytest.mark.parametrize(
@@ -402,3 +448,102 @@ def test_another_run_is_opened_by_a_click_and_stays_open(opened):
         wait_for(lambda: page.locator("#monitor-picker").input_value() == "old", page=page)
         page.locator("#monitor-picker").select_option("<b>odd name")
         wait_for(lambda: "The disk is full" in text_of(page, "trouble"), page=page)
+
+
+@pytest.fixture
+def queue(opened):
+    """Three runs wait in the open window, and nobody works them off."""
+    workspace = opened[1].workspace
+    with holding(workspace.cache / "queue.lock") as ours:
+        assert ours
+        runs = waits(workspace, "first", "second", "third")
+        yield runs
+        for run in runs:
+            run.queued.unlink(missing_ok=True)
+
+
+def lines_of(page: Any) -> list[str]:
+    return page.locator("#monitor-queue .name").all_inner_texts()
+
+
+def test_what_waits_is_put_elsewhere_by_buttons_and_by_dragging(opened, queue):
+    browser, served = opened
+    with visit(browser, served) as page:
+        open_tab(page, "monitor")
+        wait_for(lambda: lines_of(page) == ["first", "second", "third"], page=page, what="the queue")
+
+        def lands(*names: str) -> None:
+            wait_for(lambda: queue_of(served.workspace) == list(names), page=page, what=f"{names} on disk")
+            assert lines_of(page) == list(names)
+            page.wait_for_selector("#monitor-queue .nosnja-button[disabled]", state="detached")
+
+        def focused() -> str:
+            return page.evaluate("document.activeElement.closest('li')?.dataset.run + ' ' + document.activeElement.className")
+
+        button = page.get_by_role("button", name="Let third run earlier")
+        button.focus()
+        page.keyboard.press("Enter")
+        lands("first", "third", "second")
+        wait_for(lambda: focused() == "third nosnja-button earlier", page=page, what="the focus on what moved")
+        page.keyboard.press("Enter")
+        lands("third", "first", "second")
+        assert focused().startswith("third ") and not button.is_visible(), "the first has no earlier"
+        assert not page.get_by_role("button", name="Let second run later").is_visible(), "the last has no later"
+        page.get_by_role("button", name="Let third run later").click()
+        lands("first", "third", "second")
+
+        def drag(name: str, onto: str, below: bool) -> None:
+            line = page.locator(f"#monitor-queue li[data-run={onto}]")
+            height = line.bounding_box()["height"]
+            page.locator(f"#monitor-queue li[data-run={name}] .grip").drag_to(
+                line, target_position={"x": 60, "y": height - 2 if below else 2}
+            )
+
+        drag("first", "second", below=True)
+        lands("third", "second", "first")
+        drag("first", "third", below=False)
+        lands("first", "third", "second")
+        drag("second", "third", below=False)
+        lands("first", "second", "third")
+        assert page.locator("#monitor-queue :is(.dragged, .lands-before, .lands-after)").count() == 0
+        page.wait_for_timeout(5000)  # the list that the window sends says the same
+        assert lines_of(page) == ["first", "second", "third"]
+
+        # One whose turn comes while it is moved: until the answer its buttons rest, then a sentence says why.
+        with holding(served.workspace.cache / "start.lock") as ours:
+            assert ours
+            drag("third", "first", below=False)
+            assert lines_of(page) == ["third", "first", "second"]
+            assert page.locator("#monitor-queue li[data-run=third] .nosnja-button[disabled]").count() == 3
+            assert page.locator("#monitor-queue li[data-run=first] .nosnja-button[disabled]").count() == 0
+            queue[2].queued.unlink()
+        wait_for(lambda: "It does not wait any more." in page.locator("#monitor-runs").inner_text(), page=page, what="the sentence")
+        wait_for(lambda: lines_of(page) == ["first", "second"] == queue_of(served.workspace), page=page, what="the queue without it")
+
+
+def test_the_row_of_the_run_that_is_watched_goes_on_and_no_column_jumps(opened):
+    browser, served = opened
+    workspace = served.workspace
+    watched = training(workspace, "watched", started(time.time(), 10_000), step(5), live=True)
+    training(workspace, "beside", started(time.time() - 60), step(7), live=True)
+
+    def row(name: str) -> list[str]:
+        return page.locator(f"#monitor-past tr[data-run={name}] td").all_inner_texts()
+
+    def edges() -> list[float]:
+        return page.evaluate("[...document.querySelectorAll('#monitor-past th')].map((cell) => cell.getBoundingClientRect().left)")
+
+    with visit(browser, served, size=(1280, 720)) as page:
+        open_tab(page, "monitor")
+        page.locator("#monitor-past").get_by_role("button", name="watched").click()
+        wait_for(lambda: row("watched")[3:5] == ["5 / 10000", "0.2"], page=page, what="the numbers")
+        assert row("beside")[2:5] == ["Running", "–", "–"]
+        before = edges()
+        watched.log().append(step(9_999, loss=0.012345))
+        wait_for(lambda: row("watched")[3:5] == ["9999 / 10000", "0.106"], page=page, what="grown numbers")
+        assert edges() == before
+        page.locator("#monitor-past").get_by_role("button", name="beside").click()
+        wait_for(lambda: row("beside")[3:5] == ["7 / 100", "0.2"], page=page, what="the other's numbers")
+        assert row("watched")[2:5] == ["Running", "–", "–"]
+    for name in ("watched", "beside"):
+        (workspace.runs / name / "process.json").unlink()

@@ -1,14 +1,18 @@
 """Tab "XYZ plot": what the form says while it is filled in, what the page is told of grids, and a person who looks at one."""
 
 import json
+import threading
 import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
-from nosnja_gui import events, gridpage, grids
+from nosnja_gui import events, gridpage, grids, launcher
 from nosnja_gui.jobs import GridJob
+from nosnja_gui.models import KIT
 from nosnja_gui.runs import RunFolder
 from nosnja_gui.ui import xyz
 from nosnja_gui.ui.memory import Memory
@@ -16,7 +20,7 @@ from nosnja_gui.ui.pictures import Pictures
 from nosnja_gui.workspace import Workspace
 from tests.browser import chromium, listen, open_tab, visit, wait_for, window
 from tests.test_gridpage import paint, write_grid
-from tests.test_grids import workspace  # noqa: F401 - a fixture
+from tests.test_grids import workspace, write_lora  # noqa: F401 - a fixture
 
 
 @pytest.fixture
@@ -123,6 +127,42 @@ def test_cells_that_come_are_told_and_those_that_were_there_are_not_told_again(s
     assert gallery.cells({"grid": "../.."}) == {} and gallery.cells({"grid": "costume-001"}) == {}
 
 
+def test_the_record_is_sent_once_though_a_browsers_numbers_are_not_exact(shared):
+    make_grid(shared.workspace, painted=2)
+    gallery = xyz.Gallery(shared)
+    told = json.loads(json.dumps(gallery.cells({"grid": "grid-001"})), parse_int=float)
+    assert "record" in told
+    again = gallery.cells({"grid": "grid-001", "record": told["stamp"], "since": told["since"] + 1})
+    assert "record" not in again and again["pictures"] == {}
+
+
+def test_what_is_new_is_told_from_what_is_answered(shared):
+    run = make_grid(shared.workspace, painted=2)
+    gallery = xyz.Gallery(shared)
+    assert "message" not in gallery.overview("") and gallery.overview("", "")["message"] == ""
+    run.requests.mkdir(exist_ok=True)
+    assert gallery.overview("")["stopping"] is False
+    run.request("stop")
+    assert gallery.overview("")["stopping"] is True
+
+
+def test_a_grid_at_work_is_not_changed_and_a_process_that_is_leaving_is_waited_for(shared, monkeypatch):
+    run = make_grid(shared.workspace, painted=2)
+    run.queued.write_text("{}")
+    name, said = xyz._start(shared, run.job(), run, "en")
+    assert name == "" and "stop it first" in said
+    run.queued.unlink()
+    monkeypatch.setattr(launcher, "LEAVING_SECONDS", 0.3)
+    with run.lock():
+        began = time.monotonic()
+        assert not launcher.left_alone(run) and time.monotonic() - began < 0.25, "nobody waits for one that paints"
+        run.log().append(events.Stopped(step=2))
+        leaving = threading.Timer(0.1, lambda: monkeypatch.setattr(RunFolder, "living", lambda run: []))
+        leaving.start()
+        assert launcher.left_alone(run)
+        leaving.join()
+
+
 def test_a_thousand_cells_are_told_fast(shared):
     run = make_grid(shared.workspace, columns=40, rows=25, painted=0)
     for number in range(1000):
@@ -167,6 +207,200 @@ def test_a_grid_fills_before_ones_eyes(tmp_path):
         page.locator("#grid-paint").click()
         page.wait_for_timeout(300)
         assert [folder.name for folder in made.runs.iterdir()] == ["grid-001"]
+
+
+SMALL = {
+    "model.path": str(KIT / "sd"), "prompt": "a girl in a red dress", "sampler": "ddim", "steps": 2, "width": 64, "height": 64,
+    "batch_size": 1, "x.axis": "cfg_scale", "x.values": "2, 3", "y.axis": "seed", "y.values": "1-3", "z.axis": "", "z.values": "",
+}  # fmt: skip
+PATIENCE = 240.0
+"""For what a process does that has to load its libraries first, on a busy machine."""
+
+
+def boxes(page) -> list[dict]:
+    """Where what must not move is: the bars, the first column's head, the last cell."""
+    marks = (".nosnja-xyz-head", ".nosnja-grid-bar", ".nosnja-grid-scroll", ".nosnja-grid-table thead th + th", "[data-cell='5,7,0']")
+    return [page.locator(mark).first.bounding_box() for mark in marks]
+
+
+def times(run: RunFolder) -> dict[str, int]:
+    return {file.name: file.stat().st_mtime_ns for file in (run.path / grids.CELLS).glob("*.png")}
+
+
+def test_a_grid_is_stopped_gone_on_with_made_larger_and_taken_away(tmp_path):
+    made = Workspace(tmp_path / "my workspace").create()
+    Memory(made.cache / "window-memory.json").put("xyz", SMALL)
+    with chromium() as browser, window(made) as opened, visit(browser, opened, size=(1280, 720)) as page:
+        open_tab(page, "xyz")
+        state = page.locator("#grid-view .nosnja-state")
+        pictures = page.locator(".nosnja-grid-tile img")
+
+        def becomes(wanted: str, count: int) -> None:
+            what = f"{wanted}, {count} pictures"
+            wait_for(lambda: state.inner_text() == wanted and pictures.count() == count, PATIENCE, what, page)
+
+        page.locator("#grid-x-values input").fill("2, 3, 4, 5, 6, 7")
+        page.locator("#grid-y-values input").fill("1-8")
+        page.locator("#grid-sum").get_by_text("6 × 8 = 48 cells").wait_for()
+        page.locator("#grid-paint").click()
+        run = RunFolder(wait_for(lambda: next(made.runs.glob("*/grid.json"), None), PATIENCE, "the record", page).parent)
+        wait_for(lambda: page.locator(".nosnja-grid-tile").count() == 48, page=page)
+        before, there = boxes(page), pictures.count()
+
+        # Stopped while cells are missing.
+        wait_for(lambda: len(times(run)) > there, PATIENCE, "a picture", page)
+        page.locator("#grid-stop").click()
+        wait_for(lambda: state.inner_text() in ("stopping", "stopped"), page=page)
+        assert not page.locator("#grid-stop").is_visible() or page.locator("#grid-stop").is_disabled()
+        wait_for(lambda: state.inner_text() == "stopped", PATIENCE, "the stop", page)
+        painted = times(run)
+        assert 0 < len(painted) < 48
+        assert isinstance(list(events.read(run.events))[-1], events.Stopped)
+        becomes("stopped", len(painted))
+        assert page.locator("#grid-view").get_by_text(f"{len(painted)} of 48 pictures").is_visible()
+        assert boxes(page) == before, "nothing moves when cells come"
+        assert not page.locator("#grid-stop").is_visible()
+
+        # Gone on with.
+        page.locator("#grid-go-on").click()
+        wait_for(lambda: pictures.count() > len(painted), PATIENCE, "another picture", page)
+        assert boxes(page) == before
+        becomes("finished", 48)
+        whole = times(run)
+        assert len(whole) == 48 and painted.items() <= whole.items(), "what was painted is not painted again"
+        assert boxes(page) == before
+        assert not page.locator("#grid-go-on").is_visible()
+
+        # Made larger.
+        page.locator("#grid-y-values input").fill("1-9")
+        page.locator("#grid-continue input").check()
+        page.locator("#grid-sum").get_by_text("6 × 9 = 54 cells").wait_for()
+        page.locator("#grid-paint").click()
+        becomes("finished", 54)
+        larger = times(run)
+        assert len(larger) == 54 and whole.items() <= larger.items()
+        assert [folder.name for folder in made.runs.iterdir()] == [run.path.name]
+        brushed = Counter(event.file for event in events.read(run.events) if isinstance(event, events.Cell) and not event.reused)
+        assert len(brushed) == 54 and set(brushed.values()) == {1}
+
+        # Taken away.
+        with page.expect_download() as download:
+            page.locator("#grid-png").click()
+        assert download.value.suggested_filename == f"{run.path.name}.png"
+        download.value.save_as(tmp_path / "sheet.png")
+        with Image.open(tmp_path / "sheet.png") as sheet:
+            sheet.load()
+            assert sheet.format == "PNG" and sheet.width > 6 * 64 and sheet.height > 9 * 64
+            text = sheet.text["parameters"]
+        assert text.startswith("a girl in a red dress") and "Steps: 2" in text
+        assert 'Script: X/Y/Z plot, X Type: CFG Scale, X Values: "2, 3, 4, 5, 6, 7", Y Type: Seed, Y Values: 1-9' in text
+        with page.expect_download() as download:
+            page.locator("#grid-html").click()
+        assert download.value.suggested_filename == f"{run.path.name}.html"
+        download.value.save_as(tmp_path / "taken.html")
+
+        # Looked at elsewhere, where nobody can be asked.
+        with browser.new_context(offline=True).new_page() as elsewhere:
+            troubles: list[str] = []
+            listen(elsewhere, tmp_path.as_uri(), troubles)
+            elsewhere.goto((tmp_path / "taken.html").as_uri())
+            assert elsewhere.locator("[data-cell='0,0,0'] img").is_visible()
+            widths = elsewhere.evaluate("[...document.querySelectorAll('.nosnja-grid-tile img')].map((image) => image.naturalWidth)")
+            assert widths == [64] * 54
+            elsewhere.locator("[data-cell='0,0,0']").click()
+            assert "a girl in a red dress" in elsewhere.get_by_label("Infotext").input_value()
+            assert troubles == []
+
+
+ONE_WORD = ("abcdefghij" * 12)[:120]
+WORDS = ("a woman in a folk costume with red embroidery on white linen, " * 2)[:120]
+FITS = "(marks) => marks.every((mark) => [...document.querySelectorAll(mark)].every((it) => it.scrollWidth <= it.clientWidth + 1))"
+
+
+def make_grid_of_long_names(workspace) -> RunFolder:  # noqa: F811
+    """Three axes, whose values are as long as prompts and file names get."""
+    run = make_grid(workspace, "grid-002")
+    labels = {"x": [ONE_WORD, WORDS, "short"], "y": [WORDS, ONE_WORD[::-1]], "z": [ONE_WORD, WORDS]}
+    titles = {"x": "Prompt", "y": "LoRA", "z": "Trigger word"}
+    record = grids.read_record(run.path)
+    record["axes"] = {place: {"name": place, "title": titles[place], "labels": labels[place], "given": ""} for place in "xyz"}
+    record["cells"] = [
+        {**cell, "prompt": ONE_WORD, "model": ONE_WORD, "position": [*cell["position"][:2], page]}
+        for page in (0, 1)
+        for cell in record["cells"]
+    ]
+    (run.path / grids.RECORD).write_text(json.dumps(record), encoding="utf-8")
+    return run
+
+
+def test_long_names_are_read_and_nothing_sticks_out(tmp_path):
+    made = Workspace(tmp_path / "my workspace").create()
+    write_lora(made.models / f"{ONE_WORD}.safetensors")
+    make_grid_of_long_names(made)
+    unborn = RunFolder.create(made.runs / "never-begun", GridJob.parse({"x": {"axis": "seed", "values": ["1"]}}))
+    Memory(made.cache / "window-memory.json").put("xyz", {**SMALL, "lora": f"{ONE_WORD}.safetensors"})
+
+    def fits(page) -> bool:
+        places = ["html", ".nosnja-xyz-form", ".nosnja-xyz", ".nosnja-grid-scroll", ".nosnja-grid-scroll th div"]
+        return page.evaluate(FITS, [*places, "dialog[open]", "dialog[open] aside", "dialog[open] dd", "dialog[open] b.long"])
+
+    def height(page) -> float:
+        return page.locator(".nosnja-grid-bar").bounding_box()["height"]
+
+    with chromium() as browser, window(made) as opened:
+        with visit(browser, opened, size=(1280, 720)) as page:
+            open_tab(page, "xyz")
+            page.locator("#grid-chooser").select_option("grid-002")
+            page.locator(".nosnja-grid-tile img").nth(5).wait_for(state="attached")
+            assert height(page) < 45, "one row"
+            page.locator("#grid-group-model > button").click()
+            page.locator("#grid-x-axis input").click()
+            page.locator("li[role=option][aria-label=Prompt]").click()
+            wait_for(lambda: page.locator("#grid-x-values input").input_value() == "", page=page)
+            page.locator("#grid-x-values input").fill(f'girl, {ONE_WORD}, "{WORDS}"')
+            page.locator("#grid-x-line").get_by_text(ONE_WORD[:20]).wait_for()
+            for size in ((1440, 900), (1280, 720)):
+                page.set_viewport_size({"width": size[0], "height": size[1]})
+                wait_for(lambda: fits(page), 5, f"everything in its place at {size}", page)
+            for text in (ONE_WORD, WORDS, ONE_WORD[::-1]):
+                # In the head of its column or row, whole and at its full height.
+                head = page.locator("th div", has_text=text.strip()).first
+                assert head.evaluate("(it) => it.scrollHeight <= it.clientHeight + 1") and head.get_attribute("title") == text
+            assert page.locator(".nosnja-grid-scroll h4").inner_text() == f"Trigger word: {ONE_WORD}"
+
+            # Everything in the bar is reached with the keyboard, which stays where it was.
+            bar = page.locator(".nosnja-grid-bar")
+            page.locator("#grid-html").focus()
+            reached = []
+            for _ in range(6):
+                page.keyboard.press("Tab")
+                reached.append(page.evaluate("document.activeElement.dataset.control"))
+            assert reached == ["columns", "rows", "pages", "size", "hide", "compare"]
+            assert [bar.get_by_role("combobox", name=name).count() for name in ("Columns", "Rows", "Pages")] == [1, 1, 1]
+            bar.get_by_role("button", name="Hide values").press("Enter")
+            page.locator(".nosnja-grid-values").wait_for()
+            page.get_by_role("tab", name="All pages").press("Enter")
+            assert page.locator(".nosnja-grid-table").count() == 2
+            assert page.get_by_role("tab", name="All pages").evaluate("(it) => it === document.activeElement")
+            page.get_by_role("tab", name=WORDS.strip()).press("Enter")
+            assert page.locator(".nosnja-grid-table").count() == 1 and fits(page)
+
+            page.locator("[data-cell='1,1,1']").click()
+            page.locator("dialog[open]").get_by_text(ONE_WORD).first.wait_for()
+            assert fits(page)
+            page.keyboard.press("Escape")
+
+            # What never began does not pretend to begin, and a form with a mistake leaves the grid alone.
+            page.locator("#grid-chooser").select_option(unborn.path.name)
+            wait_for(lambda: page.locator("#grid-view .nosnja-state").inner_text() == "not started", page=page)
+            assert page.locator("#grid-go-on").is_visible() and not page.locator("#grid-stop").is_visible()
+            assert page.locator("#grid-png").get_attribute("href") is None
+        with visit(browser, opened, size=(1280, 720), locale="ru-RU") as page:
+            open_tab(page, "xyz")
+            page.locator("#grid-chooser").select_option("grid-002")
+            page.locator(".nosnja-grid-tile img").nth(5).wait_for(state="attached")
+            assert height(page) < 80, "two rows at worst"
+            assert fits(page)
 
 
 def test_the_page_of_a_grid_needs_nobody(tmp_path):

@@ -194,6 +194,24 @@ def test_the_first_is_started_and_the_second_waits_for_it(workspace, started):
     assert (started, names(waiting(workspace))) == (["a", "b"], ["c"])
 
 
+def test_a_run_whose_process_is_just_leaving_is_gone_on_with(workspace, started):
+    run = a_run(workspace, "a")
+    ended, leave = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with RunFolder(run.path).lock():
+            run.log().append(events.Stopped(step=3))
+            ended.set()
+            leave.wait(10)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    assert ended.wait(10) and run.living()
+    threading.Timer(0.4, leave.set).start()
+    assert start_or_enqueue(run, workspace) == "started"
+    worker.join()
+
+
 def test_two_windows_do_not_start_two_runs_at_once(workspace, started):
     answers: list[str] = []
     runs = [a_run(workspace, name) for name in "abcd"]

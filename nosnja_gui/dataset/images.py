@@ -61,6 +61,12 @@ def check(path: Path) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
+def stored_size(path: Path) -> tuple[int, int]:
+    """Width and height from the header alone, as stored: to keep a place for the picture. Raises UserError for what is no picture."""
+    with _reasons(path), open(path, "rb") as file:
+        return _open(file, path).size
+
+
 def load_rgb(path: Path) -> Image.Image:
     """The picture's first frame as 8-bit RGB, upright, transparency laid on white. Raises UserError with the reason."""
     with _reasons(path), open(path, "rb") as file:

@@ -49,8 +49,8 @@ class Imported:
 def import_files(files: Iterable[tuple[str, Path]], datasets: Path, name: str, into: Path | None = None) -> Imported:
     """Copy files, given as (name, path), into the new dataset `name`, or `into` an existing one. Zips are unpacked.
 
-    Names are taken as names only, whatever is in them. Raises UserError, with nothing imported, for a bad zip, a full
-    disk, and where no picture is among the files.
+    Of folders in the names only kohya's ("10_name") stay, whatever else is in them. Raises UserError, with nothing imported, for
+    a bad zip, a full disk, and where no picture is among the files.
     """
     made = Staging(datasets)
     try:
@@ -101,13 +101,13 @@ class Staging:
         return self.names[f"{free}{suffix}"]
 
     def copy(self, given: str, path: Path) -> None:
-        name = clean(PurePosixPath(given.replace("\\", "/")).name)
+        origin, name = _place(given.replace("\\", "/"))
         if PurePosixPath(name).suffix.lower() not in TAKEN:
             self.note(f"{given[:80]} is neither a picture nor a caption and was left out.")
             return
         size = path.stat().st_size
         self.take(size)
-        shutil.copyfile(path, self.path(name))
+        shutil.copyfile(path, self.path(name, origin))
 
     def take(self, size: int) -> None:
         self.free -= size
@@ -190,7 +190,7 @@ def _checked(entry: zipfile.ZipInfo, given: str) -> str | None:
 
 
 def _place(name: str) -> tuple[str, str]:
-    """(the folder in the zip, the name that the file gets): only kohya's subfolders ("10_name") stay, as no others are read."""
+    """(the folder that it comes from, the name that the file gets): only kohya's subfolders ("10_name") stay, as no others are read."""
     *folders, last = name.split("/")
     kept = [folder for folder in folders if REPEATS_FOLDER.fullmatch(folder)][-1:]
     return "/".join(folders), "/".join([*map(clean, kept), clean(last)])

@@ -38,6 +38,10 @@ OPENED = "dataset"
 """Under this name the window remembers which dataset was open."""
 RESOLUTIONS = "dataset resolutions"
 DISMISSED = "dismissed caption run"
+TAKES = sorted({*importing.TAKEN, ".zip"})
+"""Endings of the files that can be brought; the browser doesn't send others."""
+JUNK = sorted(importing.JUNK)
+"""What systems leave in folders, left out without a word."""
 SIDES = (64, 256, 512, 768, 1024)
 TOKENS = 75
 """What CLIP sees of a caption."""
@@ -185,6 +189,8 @@ class Desk:
             "listens": self.window.listens,
             "captioners": [{"name": entry.name, "title": entry.title} for entry in CAPTIONERS.values()],
             "models": self.captioner_models(),
+            "takes": TAKES,
+            "junk": JUNK,
             "id": "",
             "key": "",
         }

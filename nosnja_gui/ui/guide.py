@@ -175,16 +175,16 @@ class Guide:
     def refresh(self, seen: str, dataset: str, run: str, grid: str, language: str) -> list[Any] | None:
         value = self.value(dataset or "", run or "", grid or "", language)
         now = json.dumps(value) if value else ""
-        return None if now == seen else [now, gr.update(value=value, visible=value is not None)]
+        return None if now == seen else [now, value]
 
     def close(self, seen: str) -> list[Any]:
         """Say nothing more about this demo in this tab."""
         try:
             demo = str(json.loads(seen)["demo"])
         except (ValueError, TypeError, KeyError):
-            return ["", gr.update(value=None, visible=False)]
+            return ["", None]
         self.window.memory.put(closed_key(demo, self.tab), True)
-        return ["", gr.update(value=None, visible=False)]
+        return ["", None]
 
     def go(self, seen: str) -> list[Any]:
         """Open the next tab with the demo's things in it: tabs, run, grid."""
@@ -203,7 +203,7 @@ def build(window: Window, tab: str) -> Panel:
         return Panel(lambda language: None)
     guide = Guide(window, tab)
     seen = gr.State("")
-    made = widget("start_guide", visible=False, elem_id=f"guide-{tab}")
+    made = widget("start_guide", elem_id=f"guide-{tab}")
 
     def changed(request: gr.Request, *values: Any) -> list[Any]:
         return guide.refresh(*values, language_of(request)) or [gr.skip(), gr.skip()]

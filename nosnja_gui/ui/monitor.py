@@ -290,7 +290,10 @@ class Monitor:
         return row.run.console if row.run.console.is_file() else self.outer(row.run).console
 
     def listed(self, rows: list[Row]) -> dict[str, Any]:
-        """The queue and all runs. What runs has its numbers in the head: here they would make the list new at every tick."""
+        """The queue and all runs. What runs has no numbers here: they would make the list new at every tick.
+
+        The page fills in those of the run that is watched, which it has from the head.
+        """
         waits = any(row.state == "queued" for row in rows)
         queue = [identifier(run, self.workspace) for run in work_queue.waiting(self.workspace)] if waits else []
         table = []
@@ -325,6 +328,7 @@ class Monitor:
         return {}
 
     def _act(self, run: RunFolder, action: str, value: Any) -> None:
+        """`value`: the learning rate; or the run that the moved one shall come before, None for last."""
         outer = self.outer(run)
         inner = self.inner(run, kind_of(run))
         if action == "go on":
@@ -332,6 +336,8 @@ class Monitor:
         elif action == "remove":
             if not work_queue.remove(outer, self.workspace):
                 raise UserError("It does not wait any more.")
+        elif action == "move":
+            self._move(outer, None if value is None else self.outer(self.find(value)))
         elif not launcher.alive(outer):
             raise UserError("It does not run any more.")
         elif action == "stop":
@@ -345,6 +351,16 @@ class Monitor:
             self._heard("learning_rate", inner)
         else:
             raise UserError(f"Nobody knows how to '{action}' a run.")
+
+    def _move(self, run: RunFolder, before: RunFolder | None) -> None:
+        """Let a waiting run wait right before another one, or last with None. Raises UserError where one does not wait any more."""
+        work_queue.move(run, self.workspace, before)
+        # Asked afterwards, for the turn of either may have come meanwhile.
+        if not run.queued.exists():
+            raise UserError("It does not wait any more.")
+        if before is not None and not before.queued.exists():
+            name = identifier(before, self.workspace)
+            raise UserError(f"'{name}' does not wait any more, so nothing can come before it: choose another place.")
 
     def _ask(self, what: Any, run: RunFolder) -> None:
         if what == "stop":

@@ -16,6 +16,7 @@ from typing import Any
 import gradio as gr
 
 from nosnja_gui import events, hardware, launcher, work_queue
+from nosnja_gui.dataset import images
 from nosnja_gui.jobs import DemoJob, TrainJob
 from nosnja_gui.logs import Logs
 from nosnja_gui.models import captioner_models, list_models
@@ -358,9 +359,9 @@ def result_value(language: str, demo: Demo, window: Window) -> dict[str, Any]:
         "samples": say(language, "The same seeds with and without the word"),
     }
     pictures = [
-        {"id": name, "title": title, "picture": window.pictures.url(file, 1024), "whole": window.pictures.url(file)}
+        {"id": name, "title": title, "picture": window.pictures.url(file, 1024), "whole": window.pictures.url(file), "size": size}
         for name, title in titles.items()
-        if (file := inside(demo.run.path, files.get(name))) is not None
+        if (file := inside(demo.run.path, files.get(name))) is not None and (size := size_of(file))
     ]
     noun = str(trigger.get("class_noun_word", ""))
     share = percent(trigger.get("class_noun"))
@@ -399,6 +400,14 @@ def inside(folder: Path, name: object) -> Path | None:
     except (OSError, RuntimeError):
         return None
     return path if path.is_file() and path.is_relative_to(folder.resolve()) else None
+
+
+def size_of(file: Path) -> tuple[int, int] | None:
+    """Width and height of one of the run's pictures; None for what is none."""
+    try:
+        return images.stored_size(file)
+    except (UserError, OSError):
+        return None
 
 
 # ---------------------------------------------------------------- the machine and what lies in the workspace

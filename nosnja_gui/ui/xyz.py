@@ -182,12 +182,15 @@ class Gallery:
         except UserError:
             return None
 
-    def overview(self, wanted: str, message: str = "") -> dict[str, Any]:
-        """What is drawn around a grid: which there are, which one is shown, how far it is."""
+    def overview(self, wanted: str, message: str | None = None) -> dict[str, Any]:
+        """What is drawn around a grid: which there are, which one is shown, how far it is.
+
+        With a message, which may be empty, it is the answer to what somebody did: what was said before is done with.
+        """
         runs = grids.grid_runs(self.workspace)[:GRIDS_LISTED]
         names = [identifier(run, self.workspace) for run in runs]
         shown = wanted if wanted in names else names[0] if names else ""
-        answer: dict[str, Any] = {"grids": names, "shown": shown, "message": message}
+        answer: dict[str, Any] = {"grids": names, "shown": shown} | ({} if message is None else {"message": message})
         if not shown:
             return answer
         run = runs[names.index(shown)]
@@ -201,6 +204,7 @@ class Gallery:
             "eta": status.eta_seconds,
             "stage": status.stage,
             "said": status.message,
+            "stopping": (run.requests / "stop").exists(),
             "folder": str(run.path),
             "sheet": self.window.pictures.url(sheet) if record and sheet.suffix == ".png" and sheet.is_file() else "",
             "stamp": [_changed(run.path / grids.RECORD), _changed(run.path / grids.CELLS)],
@@ -220,7 +224,8 @@ class Gallery:
         run = self.run(asked.get("grid"))
         if run is None:
             return {}
-        changed = _changed(run.path / grids.RECORD)
+        # A text: the browser's numbers end where nanoseconds begin.
+        changed = str(_changed(run.path / grids.RECORD))
         record = self.record(run)
         if record is None:
             return {"record": None, "stamp": changed, "pictures": {}, "since": 0}
@@ -231,8 +236,7 @@ class Gallery:
             if file not in there:
                 continue
             path = run.path / file
-            # Milliseconds: the browser's numbers end where nanoseconds begin.
-            at = _changed(path) // 1_000_000
+            at = _changed(path) // 1_000_000  # milliseconds still fit
             latest = max(latest, at)
             if at >= since:
                 pictures[file] = [self.window.pictures.url(path, 320), self.window.pictures.url(path)]
@@ -459,6 +463,9 @@ def build(window: Window) -> Panel:
             shown_values = fields.show(values, language)
             updates = dict(zip(updates, shown_values, strict=False))
             others = [*shown_values[len(updates) :], *judge.told(values, language)]
+        elif offers != offered and isinstance(left := window.memory.get(REMEMBERED), dict):
+            # A training has saved its next epoch, say.
+            others[-len(told) :] = judge.told(left, language)
         if fresh or offers != offered:
             for name, listing in choices.updates(language).items():
                 updates[name] = {**listing, "value": values.get(name, "")} if fresh else listing
@@ -533,7 +540,7 @@ def _start(window: Window, job: GridJob, into: RunFolder | None, language: str) 
     """Have a grid painted, in a folder of its own or in one that is there; its identifier, and what to say about it."""
     workspace = window.workspace
     try:
-        if into and (into.living() or into in work_queue.waiting(workspace)):
+        if into and (into.queued.exists() or not launcher.left_alone(into)):
             return "", say(language, "This grid is being painted: stop it first, or paint a new one.")
         run = RunFolder.create(into.path if into else workspace.create().new_run(job.name), job)
         began = work_queue.start_or_enqueue(run, workspace)

@@ -32,6 +32,7 @@ let current = ""; // name of the picture in the editor
 let chosen = new Set();
 let anchor = "";
 let drawer = "";
+let shownIssues = "";
 let asked = 0; // serial number of the last question for a page: later answers to earlier questions are dropped
 let askedAt = 0;
 let askTimer = 0;
@@ -62,7 +63,7 @@ function say(text, {error = false, action = "", act = null} = {}) {
   toast.className = `toast shown${error ? " error" : ""}`;
   const close = h("button", {class: "plain", "aria-label": T("Close"), onclick: hush}, "×");
   toast.replaceChildren(h("span", {}, text), ...(act ? [h("button", {class: "nosnja-button", onclick: () => (hush(), act())}, action)] : []), close);
-  toastTimer = setTimeout(hush, error ? 12000 : act ? 9000 : 4000);
+  toastTimer = setTimeout(hush, error ? 12000 : act ? 9000 : Math.max(4000, 70 * text.length));
 }
 function hush() {
   toast.className = "toast";
@@ -127,7 +128,7 @@ const placeLine = h("span", {class: "nosnja-muted place"});
 const previousButton = h("button", {class: "nosnja-button", id: "gallery-previous", title: T("Previous picture (Alt+← or PageUp while typing)"), onclick: () => step(-1)}, "‹");
 const nextButton = h("button", {class: "nosnja-button", id: "gallery-next", title: T("Next picture (Alt+→ or PageDown while typing)"), onclick: () => step(1)}, "›");
 const large = h("img", {class: "large", alt: "", onclick: () => large.src && window.open(large.src, "_blank", "noopener")});
-const box = h("textarea", {id: "gallery-caption", rows: "4", spellcheck: "true", "aria-label": T("Caption"), placeholder: T("What is in this picture?")});
+const box = h("textarea", {id: "gallery-text", rows: "4", spellcheck: "true", "aria-label": T("Caption"), placeholder: T("What is in this picture?")});
 const savedLine = h("span", {class: "saved", id: "gallery-saved", role: "status"});
 const tokenLine = h("span", {class: "tokens", id: "gallery-tokens"});
 const cutLine = h("div", {class: "cut"});
@@ -151,13 +152,15 @@ const editor = h(
 
 const main = h("div", {class: "main", hidden: true}, left, editor);
 const empty = h("div", {class: "empty", hidden: true});
-const dropping = h("div", {class: "dropping"}, h("b", {}, T("Drop pictures, captions or a zip")));
+const dropping = h("div", {class: "dropping"}, h("b", {}, T("Drop pictures, captions, a folder or a zip")));
 root.append(bar, drawerBox, jobBox, main, empty, toast, dropping);
 
 // Opening
 
-function open(id) {
+let news = ""; // to be said when the dataset that was asked for is open
+function open(id, said = "") {
   flushAll();
+  news = said;
   trigger("open", {id});
 }
 
@@ -189,17 +192,17 @@ function drawEmpty() {
   empty.hidden = Boolean(view.key);
   if (view.key) return;
   const entries = view.datasets || [];
-  const picker = h("input", {type: "file", multiple: true, hidden: true, accept: "image/*,.txt,.csv,.json,.jsonl,.zip", onchange: () => bringFiles([...picker.files])});
+  const picker = h("input", {type: "file", multiple: true, hidden: true, accept: "image/*,.txt,.csv,.json,.jsonl,.zip", onchange: () => bringFiles(picked(picker))});
   empty.replaceChildren(
     h(
       "div",
       {class: "nosnja-empty"},
       h("h2", {}, T("Start with your pictures")),
       h("p", {class: "nosnja-muted"}, T("A dataset is a folder of 10 to 100 pictures of what you want to teach, each with a caption that says what is in it.")),
-      h("button", {class: "well", id: "gallery-well", onclick: () => picker.click()}, h("b", {}, T("Drop pictures or a zip here")), h("span", {class: "nosnja-muted"}, T("or click to choose files; captions as .txt files may come along"))),
+      h("button", {class: "well", id: "gallery-well", onclick: () => picker.click()}, h("b", {}, T("Drop pictures, a folder or a zip here")), h("span", {class: "nosnja-muted"}, T("or click to choose files; captions as .txt files may come along"))),
       picker,
       entries.length ? h("p", {class: "nosnja-muted"}, T("Or open one of these:")) : null,
-      h("div", {class: "choices"}, entries.slice(0, 12).map((entry) => h("button", {class: "nosnja-button", onclick: () => open(entry.id)}, entry.title, entry.group === "demo" ? h("span", {class: "nosnja-badge"}, T("demo")) : null))),
+      h("div", {class: "choices"}, entries.slice(0, 12).map((entry) => h("button", {class: "nosnja-button", title: entry.title, onclick: () => open(entry.id)}, entry.title, entry.group === "demo" ? h("span", {class: "nosnja-badge"}, T("demo")) : null))),
     ),
   );
 }
@@ -456,6 +459,7 @@ function refreshEditor(item) {
     drawTokens({tokens: item.tokens, limit: page.limit});
     countTokens();
   }
+  if (item.issues.join() !== shownIssues) details(item.name);
   placeLine.textContent = T("{number} of {total}", {number: page.first + page.items.indexOf(item) + 1, total: page.total});
   drawMarks();
 }
@@ -477,6 +481,7 @@ function step(by) {
 }
 
 function drawIssues(issues) {
+  shownIssues = issues.map((issue) => issue.kind).join();
   const mark = JSON.stringify([current, issues]);
   if (issueBox.dataset.mark === mark) return;
   issueBox.dataset.mark = mark;
@@ -696,7 +701,7 @@ function toggle(name) {
   drawerBox.className = `drawer nosnja-card of-${drawer}`;
   if (!drawer) return;
   drawerBox.replaceChildren();
-  ({bring: () => drawBring([]), path: drawPath, caption: drawCaption, edit: drawEdit, tags: drawTags, history: drawHistory})[drawer]();
+  ({bring: () => drawBring((pending = [])), path: drawPath, caption: drawCaption, edit: drawEdit, tags: drawTags, history: drawHistory})[drawer]();
   drawerBox.querySelector("input:not([type=file]), textarea, select")?.focus();
   fit();
 }
@@ -726,54 +731,75 @@ function drawPath() {
   );
 }
 
-let pending = [];
-function drawBring(files) {
+let pending = []; // {path, file}: what is to be imported
+let copying = false;
+
+const picked = (picker) => [...picker.files].map((file) => ({path: file.name, file}));
+const suffixOf = (path) => path.slice(path.lastIndexOf(".")).toLowerCase();
+const isJunk = (path) => path.split("/").some((part) => (view.junk || []).includes(part));
+
+/** What was chosen or dropped waits, beside what waits already, for its name and the button. */
+function bringFiles(files) {
+  if (copying) return say(T("The files before are still being copied: drop these when they are done."), {error: true});
+  if (drawer !== "bring") toggle("bring");
+  const known = new Set(pending.map(({path, file}) => `${file.size} ${path}`));
+  const wanted = files.filter(({path, file}) => !isJunk(path) && !known.has(`${file.size} ${path}`));
+  const takes = ({path}) => view.takes.includes(suffixOf(path));
+  drawBring([...pending, ...wanted.filter(takes)], wanted.filter((file) => !takes(file)));
+}
+
+function drawBring(files, refused = []) {
+  const typed = pending.length ? drawerBox.querySelector("#gallery-new-name")?.value : "";
+  const into = drawerBox.querySelector("#gallery-target")?.value;
   pending = files;
-  const picker = h("input", {type: "file", multiple: true, hidden: true, accept: "image/*,.txt,.csv,.json,.jsonl,.zip", id: "gallery-files", onchange: () => drawBring([...picker.files])});
+  const picker = h("input", {type: "file", multiple: true, hidden: true, accept: "image/*,.txt,.csv,.json,.jsonl,.zip", id: "gallery-files", onchange: () => bringFiles(picked(picker))});
   const target = h("select", {id: "gallery-target"}, h("option", {value: "new"}, T("A new dataset")), view.key ? h("option", {value: "into"}, T("Into {name}", {name: view.title})) : null);
-  const name = h("input", {type: "text", id: "gallery-new-name", placeholder: T("Name, such as my-dress"), maxlength: "60"});
-  const zip = files.find((file) => file.name.toLowerCase().endsWith(".zip"));
-  if (zip) name.value = zip.name.replace(/\.zip$/i, "");
-  target.addEventListener("change", () => (name.hidden = target.value !== "new"));
-  const bytes = files.reduce((sum, file) => sum + file.size, 0);
+  const name = h("input", {type: "text", id: "gallery-new-name", placeholder: T("Name, such as my-dress"), maxlength: "60", onkeydown: (event) => event.key === "Enter" && files.length && !copying && send()});
+  const named = files.find(({path}) => suffixOf(path) === ".zip") || files.find(({path}) => path.includes("/"));
+  name.value = typed || (named ? named.path.split("/")[0].replace(/\.zip$/i, "") : "");
+  if (into && view.key) target.value = into;
+  const follow = () => (name.hidden = target.value !== "new");
+  target.addEventListener("change", follow);
+  follow();
+  const bytes = files.reduce((sum, {file}) => sum + file.size, 0);
   const progress = h("div", {class: "nosnja-progress wide"}, h("i", {style: {width: "0%"}}));
-  const line = h("span", {class: "nosnja-muted"}, files.length ? T("Files: {count} ({size})", {count: files.length, size: nosnja.bytes(bytes)}) : T("Pictures, .txt captions, metadata files, or a zip of them."));
+  const line = h("span", {class: "nosnja-muted total"}, files.length ? T("Files: {count} ({size})", {count: files.length, size: nosnja.bytes(bytes)}) : T("Pictures, .txt captions, metadata files, or a zip of them."));
   const go = h("button", {class: "nosnja-button primary", id: "gallery-import", disabled: !files.length, onclick: send}, T("Import"));
+  const tell = (text) => (line.title = line.textContent = text);
   async function send() {
-    go.disabled = true;
+    go.disabled = copying = true;
     const arrived = [];
-    for (const file of pending) {
-      line.textContent = T("Copying {number} of {total}: {name}", {number: arrived.length + 1, total: pending.length, name: file.name});
-      try {
-        arrived.push({name: file.name, path: (await upload(file)).path});
-      } catch (error) {
-        line.textContent = T("{name} could not be copied.", {name: file.name});
-        go.disabled = false;
-        return;
+    try {
+      for (const {path, file} of files) {
+        tell(T("Copying {number} of {total}: {name}", {number: arrived.length + 1, total: files.length, name: path}));
+        try {
+          arrived.push({name: path, path: (await upload(file)).path});
+        } catch (error) {
+          tell(T("{name} could not be copied.", {name: path}));
+          go.disabled = false;
+          return;
+        }
+        progress.firstChild.style.width = `${Math.round((100 * arrived.length) / files.length)}%`;
       }
-      progress.firstChild.style.width = `${Math.round((100 * arrived.length) / pending.length)}%`;
+      tell(T("Checking and sorting…"));
+      const answer = await ask("bring", {files: arrived, name: name.value, ...(target.value === "into" ? {} : {key: ""})});
+      if (drawer === "bring") answer ? toggle("bring") : drawBring([]);
+      if (!answer) return;
+      const done = [T("Imported: pictures {pictures}, captions {captions}.", answer), ...answer.notes.slice(0, 3)].join(" ");
+      if (answer.id !== view.id) return open(answer.id, done);
+      say(done);
+      fetchPage();
+    } finally {
+      copying = false;
     }
-    line.textContent = T("Checking and sorting…");
-    const answer = await ask("bring", {files: arrived, name: name.value, ...(target.value === "into" ? {} : {key: ""})});
-    if (!answer) {
-      drawBring([]);
-      return;
-    }
-    toggle("bring");
-    say([T("Imported: pictures {pictures}, captions {captions}.", answer), ...answer.notes.slice(0, 3)].join(" "));
-    if (answer.id === view.id) fetchPage();
-    else open(answer.id);
   }
+  const few = refused.slice(0, 5).map(({path}) => path).join(", ") + (refused.length > 5 ? ", …" : "");
   drawerBox.replaceChildren(
     h("div", {class: "row"}, h("button", {class: "nosnja-button", onclick: () => picker.click()}, T("Choose files…")), picker, line, h("span", {class: "gap"}), target, name, go),
     progress,
+    ...(refused.length ? [h("p", {class: "nosnja-muted refused", title: refused.map(({path}) => path).join("\n")}, T("Neither pictures nor captions, so left out: {count} ({names})", {count: refused.length, names: few}))] : []),
   );
-}
-
-function bringFiles(files) {
-  if (!files.length) return;
-  if (drawer !== "bring") toggle("bring");
-  drawBring(files);
+  if (files.length) (name.hidden ? go : name).focus();
 }
 
 let captionWish = {captioner: "", model: "", existing: "keep", prompt: ""};
@@ -978,34 +1004,16 @@ root.addEventListener("keydown", (event) => {
   }
 });
 
-let depth = 0;
-const holdsFiles = (event) => [...(event.dataTransfer?.types || [])].includes("Files");
-root.addEventListener("dragenter", (event) => holdsFiles(event) && (event.preventDefault(), depth++, root.classList.add("over")));
-root.addEventListener("dragover", (event) => holdsFiles(event) && event.preventDefault());
-root.addEventListener("dragleave", () => (depth = Math.max(0, depth - 1)) || root.classList.remove("over"));
-root.addEventListener("drop", async (event) => {
-  if (!holdsFiles(event)) return;
-  event.preventDefault();
-  depth = 0;
-  root.classList.remove("over");
-  const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-  const files = entries.length ? (await Promise.all(entries.map(filesOf))).flat() : [...event.dataTransfer.files];
-  bringFiles(files.filter((file) => !file.name.startsWith(".")));
-});
-
-/** All files of a dropped file or folder. */
-async function filesOf(entry) {
-  if (entry.isFile) return [await new Promise((done, failed) => entry.file(done, failed))];
-  const reader = entry.createReader();
-  const found = [];
-  // A folder is read in pieces of a hundred entries.
-  for (;;) {
-    const piece = await new Promise((done, failed) => reader.readEntries(done, failed));
-    if (!piece.length) break;
-    found.push(...piece);
+nosnja.takeDrops(root, async (reading) => {
+  let files;
+  try {
+    files = await reading;
+  } catch (error) {
+    say(T("What was dropped cannot be read ({reason}): choose the files with the button.", {reason: error.message || error.name}), {error: true});
+    return;
   }
-  return (await Promise.all(found.map(filesOf))).flat();
-}
+  bringFiles(files);
+});
 
 // What the server says
 
@@ -1048,6 +1056,8 @@ watch("value", () => {
     editor.classList.add("nothing");
     if (drawer) toggle(drawer);
     hush();
+    if (news) say(news);
+    news = "";
     draw();
     fetchPage();
     return;

@@ -6,6 +6,9 @@
   const SMALLEST = 64;
   const LARGEST = 720;
   const THUMBNAIL = 320;
+  /** Labels of more characters are set smaller, and have a line of their own where they would not fit. */
+  const LONG = 50;
+  const isLong = (label) => label.length > LONG;
 
   /** Columns and rows into which `count` pictures fit without holes, else nearly a square whose last row is centred. */
   const blockShape = (count) => {
@@ -16,6 +19,10 @@
     const columns = Math.ceil(Math.sqrt(count));
     return [columns, Math.ceil(count / columns)];
   };
+
+  const icon = (path) => h("svg:svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, h("svg:path", { d: path }));
+  const PAGES = "M5.5 2.5h8v8h-8zM10.5 10.5v3h-8v-8h3";
+  const HIDDEN = "M1 8c2-3.3 4.3-5 7-5s5 1.7 7 5c-2 3.3-4.3 5-7 5s-5-1.7-7-5zM8 5.8a2.2 2.2 0 1 1 0 4.4 2.2 2.2 0 0 1 0-4.4zM2.5 14L13.5 2";
 
   /**
    * Draws `record` (grid.json) into `root`. Of the options, `picture(file, large)` gives a picture's address or "" where there is
@@ -110,36 +117,45 @@
 
     const drawBar = () => {
       const given = PLACES.filter((axis) => record.axes[axis]);
-      const chooser = (where, name) =>
-        h("label", { class: "nosnja-grid-field" }, h("span", {}, name),
-          h("select", { onchange: (event) => assign(where, event.target.value || null), "aria-label": name },
+      // Where the mark stands for the word, the word is still read out to those who cannot see.
+      const named = (mark, name) => [h("span", { class: "nosnja-grid-mark", "aria-hidden": "true" }, mark), h("span", { class: "nosnja-grid-word" }, name)];
+      const chooser = (where, mark, name) =>
+        h("label", { class: "nosnja-grid-field", title: name }, named(mark, name),
+          h("select", { onchange: (event) => assign(where, event.target.value || null), "aria-label": name, "data-control": where },
             h("option", { value: "", selected: !view[where] }, "–"),
             given.map((axis) => h("option", { value: axis, selected: view[where] === axis }, titleOf(axis)))));
       const range = h("input", {
-        type: "range", min: SMALLEST, max: LARGEST, step: 4, value: view.side, "aria-label": T("Size of the cells"),
+        type: "range", min: SMALLEST, max: LARGEST, step: 4, value: view.side, "aria-label": T("Size of the cells"), "data-control": "size",
         oninput: (event) => { view.side = Number(event.target.value); resize(); },
       });
+      const hiding = h("button", { type: "button", class: "nosnja-button", title: T("Hide values"), "aria-expanded": String(!values.hidden), "data-control": "hide", onclick: () => {
+        values.hidden = !values.hidden;
+        hiding.setAttribute("aria-expanded", String(!values.hidden));
+      } }, named(icon(HIDDEN), T("Hide values")));
       bar.replaceChildren(
-        ...(given.length > 1 ? [chooser("columns", T("Columns")), chooser("rows", T("Rows")), given.length > 2 ? chooser("pages", T("Pages")) : ""] : []),
-        h("label", { class: "nosnja-grid-field" }, h("span", {}, T("Size")), range),
+        ...(given.length > 1 ? [chooser("columns", "→", T("Columns")), chooser("rows", "↓", T("Rows"))] : []),
+        ...(given.length > 2 ? [chooser("pages", icon(PAGES), T("Pages"))] : []),
+        h("label", { class: "nosnja-grid-field", title: T("Size of the cells") }, named("", T("Size")), range),
         h("span", { class: "nosnja-grid-space" }),
-        view.pages && shown(view.pages).length > 1
-          ? h("label", { class: "nosnja-grid-check" },
-              h("input", { type: "checkbox", checked: view.stacked, onchange: (event) => { view.stacked = event.target.checked; rebuild(); } }), T("All pages"))
-          : "",
-        h("button", { type: "button", class: "nosnja-button", "aria-expanded": String(!values.hidden), onclick: (event) => {
-          values.hidden = !values.hidden;
-          event.target.setAttribute("aria-expanded", String(!values.hidden));
-        } }, T("Hide values")),
-        h("button", { type: "button", class: "nosnja-button nosnja-grid-compare", onclick: () => pick(picking ? null : {}) }, T("Compare two")),
+        hiding,
+        h("button", { type: "button", class: "nosnja-button nosnja-grid-compare", "data-control": "compare", onclick: () => pick(picking ? null : {}) }, T("Compare two")),
       );
+      fitBar();
     };
+
+    /** One row: words where there is room for them, in whatever language, else their marks. */
+    const fitBar = () => {
+      bar.classList.remove("narrow");
+      const [first, last] = [bar.firstElementChild, bar.lastElementChild];
+      bar.classList.toggle("narrow", Boolean(first) && last.offsetTop >= first.offsetTop + first.offsetHeight);
+    };
+    new ResizeObserver(fitBar).observe(bar);
 
     const drawValues = () => {
       const rows = PLACES.filter((axis) => record.axes[axis]).map((axis) =>
         h("div", { class: "nosnja-grid-value-row" }, h("b", {}, titleOf(axis)),
           labels(axis).map((label, index) =>
-            h("button", { type: "button", class: "nosnja-grid-value", "aria-pressed": String(!view.hidden[axis].has(index)), title: label, onclick: () => {
+            h("button", { type: "button", class: "nosnja-grid-value", "aria-pressed": String(!view.hidden[axis].has(index)), title: label, "data-control": `${axis} ${index}`, onclick: () => {
               const hidden = view.hidden[axis];
               if (hidden.has(index)) hidden.delete(index);
               else if (hidden.size < labels(axis).length - 1) hidden.add(index);
@@ -150,15 +166,16 @@
 
     const drawTabs = () => {
       const pages = view.pages ? shown(view.pages) : [];
-      tabs.hidden = pages.length < 2 || view.stacked;
+      tabs.hidden = pages.length < 2;
       if (pages.length && !pages.includes(view.page)) view.page = pages[0];
+      if (tabs.hidden) { tabs.replaceChildren(); return; }
+      const tab = (name, selected, open) => h("button", {
+        type: "button", role: "tab", class: "nosnja-grid-tab", title: name, "aria-selected": String(selected), "data-control": `page ${name}`, onclick: () => { open(); rebuild(); },
+      }, name || "–");
       tabs.replaceChildren(
-        ...(tabs.hidden ? [] : [h("span", { class: "nosnja-muted" }, `${titleOf(view.pages)}:`)]),
-        ...pages.map((index) =>
-          h("button", { type: "button", role: "tab", class: "nosnja-grid-tab", "aria-selected": String(index === view.page), onclick: () => {
-            view.page = index;
-            rebuild();
-          } }, labels(view.pages)[index])),
+        h("span", { class: "nosnja-muted" }, `${titleOf(view.pages)}:`),
+        ...pages.map((index) => tab(labels(view.pages)[index], !view.stacked && index === view.page, () => { view.page = index; view.stacked = false; })),
+        tab(T("All pages"), view.stacked, () => { view.stacked = true; }),
       );
     };
 
@@ -202,7 +219,7 @@
       }));
     };
 
-    const heading = (label) => h("div", { class: label.length > 50 ? "long" : "", title: label }, label);
+    const heading = (label) => h("div", { class: isLong(label) ? "long" : "", title: label }, label);
 
     const table = (page) => {
       const columns = shown(view.columns);
@@ -210,7 +227,7 @@
       if (!view.rows) {
         // One axis: cells follow each other, each under its label.
         return h("div", { class: "nosnja-grid-flow" }, columns.map((column) =>
-          h("figure", {}, h("figcaption", {}, view.columns ? labels(view.columns)[column] : ""), tile(place(column, 0, page)))));
+          h("figure", {}, h("figcaption", {}, heading(view.columns ? labels(view.columns)[column] : "")), tile(place(column, 0, page)))));
       }
       const head = h("tr", {},
         h("th", { class: "corner", scope: "col" },
@@ -225,17 +242,24 @@
     const rebuild = () => {
       if (!view.columns && view.rows) [view.columns, view.rows] = [view.rows, null];
       if (!view.side) view.side = usualSide();
+      const held = frame.contains(document.activeElement) ? document.activeElement.dataset : {};
       tiles.clear();
       drawTabs();
       drawBar();
       drawValues();
-      const pages = view.pages ? (view.stacked ? shown(view.pages) : [view.page]) : [0];
+      const stacked = view.stacked && shown(view.pages).length > 1;
+      const pages = view.pages ? (stacked ? shown(view.pages) : [view.page]) : [0];
+      // A tab has no room for a long label.
+      const titled = view.pages && (stacked || labels(view.pages).some(isLong));
       const scrolled = [sheet.scrollLeft, sheet.scrollTop];
       sheet.replaceChildren(...pages.map((page) =>
-        h("section", {}, view.pages && view.stacked ? h("h4", {}, `${titleOf(view.pages)}: ${labels(view.pages)[page]}`) : "",
+        h("section", {}, titled ? h("h4", { class: isLong(labels(view.pages)[page]) ? "long" : "" }, `${titleOf(view.pages)}: ${labels(view.pages)[page]}`) : "",
           !view.rows && view.columns ? h("div", { class: "nosnja-grid-axis" }, titleOf(view.columns)) : "", table(page))));
       [sheet.scrollLeft, sheet.scrollTop] = scrolled;
       resize();
+      // What had the keyboard was made anew.
+      const again = held.control ? `[data-control="${CSS.escape(held.control)}"]` : held.cell ? `[data-cell="${held.cell}"]` : "";
+      if (again) frame.querySelector(again)?.focus({ preventScroll: true });
     };
 
     const resize = () => {
@@ -321,7 +345,7 @@
     const scrubbers = (change) => {
       let position = [0, 0, 0];
       const rows = PLACES.filter((axis) => labels(axis).length > 1).map((axis) => {
-        const value = h("b", {});
+        const value = h("b", { class: labels(axis).some(isLong) ? "long" : "" });
         const range = h("input", { type: "range", min: 0, max: labels(axis).length - 1, step: 1, "data-axis": axis, "aria-label": titleOf(axis), oninput: () => {
           const next = [...position];
           next[PLACES.indexOf(axis)] = Number(range.value);

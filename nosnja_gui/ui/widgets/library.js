@@ -79,12 +79,12 @@ const runs = nosnja.libraryTable([
   {name: "kind", title: T("Kind"), value: (row) => KINDS[row.kind] || "", cell: (row) => (row.kind === "damaged" ? "" : KINDS[row.kind] || ""), width: "4.7rem", low: true},
   {name: "state", title: T("State"), value: (row) => STATES[row.state], cell: stateBadge, width: "6.4rem", low: true},
   {name: "steps", title: T("Steps"), value: (row) => row.step, cell: progress, width: "5.4rem", right: true},
-  {name: "loss", title: T("Last loss"), value: (row) => row.loss, cell: (row) => (row.loss === null ? "" : row.loss.toFixed(4)), width: "4.2rem", right: true},
+  {name: "loss", title: T("Last loss"), value: (row) => row.loss, cell: (row) => (row.loss === null ? "" : row.loss.toFixed(4)), width: "5.2rem", right: true},
   {name: "rate", title: T("Learning rate"), value: (row) => row.learning_rate, cell: (row) => (row.learning_rate === null ? "" : nosnja.number(row.learning_rate)), width: "4.6rem", right: true},
   {name: "rank", title: T("Rank"), value: (row) => row.rank, cell: (row) => row.rank ?? "", width: "3.2rem", right: true},
   {name: "dataset", title: T("Dataset"), value: (row) => row.dataset, cell: (row) => row.dataset, width: "7rem", low: true},
   {name: "made", title: T("Begun"), value: (row) => row.made_at, cell: (row) => time(row.made_at), width: "8.2rem"},
-  {name: "took", title: T("Took"), value: (row) => row.seconds, cell: (row) => (row.seconds === null ? "" : nosnja.duration(row.seconds)), width: "5rem", right: true},
+  {name: "took", title: T("Took"), value: (row) => row.seconds, cell: (row) => (row.seconds === null ? "" : nosnja.duration(row.seconds)), width: "6.2rem", right: true},
   {name: "size", title: T("Size"), value: (row) => row.bytes, cell: (row) => (row.bytes === null ? "" : nosnja.bytes(row.bytes)), width: "4.3rem", right: true},
 ], {
   label: T("Runs"), sort: {name: "made", up: false}, check: (row) => row.kind === "train",
@@ -465,7 +465,7 @@ async function drawComparison() {
   side.replaceChildren(
     heading(T("What differs"), clear),
     h("div", {class: "nosnja-library-differences"}, h("table", {},
-      h("thead", {}, h("tr", {}, h("th"), answer.names.map((name) => h("th", {title: name}, name)))),
+      h("thead", {}, h("tr", {}, h("th"), answer.names.map((name) => h("th", {title: name}, h("span", {}, name))))),
       h("tbody", {},
         results.map(([title, cell]) => h("tr", {class: "result"}, h("th", {}, title), answer.names.map((name) => h("td", {}, runs.get(name) ? cell(runs.get(name)) : "")))),
         rows.map(([name, values]) => h("tr", {}, h("th", {title: name}, name.replaceAll(".", ".\u200b")), values.map((value) => h("td", {}, settingText(value)))))))),

@@ -317,6 +317,9 @@ const take = () => {
   if (next.state !== "running") confirming = false;
   value = next;
   draw();
+  // The list of all runs (monitor_runs.js) shows these in the row of this run, and so need not be sent anew at each step.
+  nosnja.watched = { run: value.run, step: value.step, total: value.total, loss: value.loss, seconds: value.elapsed };
+  window.dispatchEvent(new Event("nosnja-watched"));
 };
 watch("value", take);
 take();

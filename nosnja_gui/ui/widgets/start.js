@@ -162,7 +162,7 @@ function result(made) {
       h("div", {class: figure.accent ? "nosnja-figure accent" : "nosnja-figure"}, h("b", {}, figure.value), h("span", {}, figure.text)))),
     h("div", {class: "nosnja-start-pictures"}, made.pictures.map((picture) =>
       h("figure", {dataset: {picture: picture.id}},
-        h("a", {href: picture.whole, target: "_blank", rel: "noopener", title: T("Open the whole picture")}, h("img", {src: picture.picture, alt: picture.title, loading: "lazy"})),
+        h("a", {href: picture.whole, target: "_blank", rel: "noopener", title: T("Open the whole picture")}, h("img", {src: picture.picture, alt: picture.title, width: picture.size[0], height: picture.size[1]})),
         h("figcaption", {}, picture.title)))),
     h("section", {class: "nosnja-card nosnja-next"},
       h("h3", {}, T("What to do next")),

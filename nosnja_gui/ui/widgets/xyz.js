@@ -1,15 +1,17 @@
 // The grids of the workspace: one of them, filling while it is painted, with its progress and what can be done with it.
 const { h, T } = nosnja;
 const root = element.querySelector(".nosnja-xyz");
-const RUNNING = ["running", "new", "queued"];
+const RUNNING = ["running", "queued"];
 let grid = null; // the viewer
 let shown = null; // {name, stamp, since, pictures, record}
 let asking = false;
 let again = false;
+let told = { text: "" }; // what was answered to the last click, and which grid in which state it was about
+let stopping = ""; // the grid that was asked to stop
 
 const state = () => props.value || { grids: [], shown: "" };
 const names = {
-  new: T("starting"), running: T("painting"), queued: T("waiting for its turn"), finished: T("finished"),
+  new: T("not started"), running: T("painting"), queued: T("waiting for its turn"), finished: T("finished"),
   stopped: T("stopped"), failed: T("failed"), crashed: T("broken off"),
 };
 
@@ -20,16 +22,16 @@ const badge = h("span", { class: "nosnja-state" });
 const bar = h("i");
 const progress = h("div", { class: "nosnja-progress", role: "progressbar", "aria-label": T("Progress") }, bar);
 const figures = h("span", { class: "nosnja-muted nosnja-xyz-figures" });
-const stop = button(T("Stop"), "grid-stop", () => trigger("pick", { grid: state().shown, do: "stop" }));
-const goOn = button(T("Go on"), "grid-go-on", () => trigger("pick", { grid: state().shown, do: "continue" }));
+const stop = button(T("Stop"), "grid-stop", () => { stopping = state().shown; draw(); trigger("pick", { grid: stopping, do: "stop" }); });
+const goOn = button(T("Go on"), "grid-go-on", () => { goOn.disabled = true; trigger("pick", { grid: state().shown, do: "continue" }); });
 const sheet = h("a", { class: "nosnja-button", id: "grid-png", download: "" }, T("PNG"));
 const page = button(T("HTML page"), "grid-html", () => save(page));
 const folder = h("code", { class: "nosnja-xyz-folder" });
 const note = h("div", { class: "nosnja-note", hidden: true, role: "status" });
 const place = h("div", { class: "nosnja-xyz-grid" });
 const head = h("div", { class: "nosnja-xyz-head" },
-  h("div", { class: "nosnja-xyz-row" }, chooser, badge, progress, figures),
-  h("div", { class: "nosnja-xyz-row" }, folder, stop, goOn, sheet, page));
+  h("div", { class: "nosnja-xyz-row" }, chooser, badge, h("span", { class: "nosnja-grid-space" }), stop, goOn, sheet, page),
+  h("div", { class: "nosnja-xyz-row small" }, progress, figures, folder));
 const empty = h("div", { class: "nosnja-empty" },
   h("h2", {}, T("No grid yet")),
   h("p", {}, T("An XYZ plot paints the same picture again and again while one, two or three settings change: the epoch of your LoRA, its weight, the trigger word on and off. Side by side you see what each does, and which epoch is best.")),
@@ -49,10 +51,14 @@ function draw() {
   head.hidden = !any;
   empty.hidden = any;
   place.hidden = !any;
-  const said = now.message || (["failed", "crashed"].includes(now.state) ? now.said : "");
+  // What is merely new says nothing about what was answered: that stays until there is another answer, or it is out of date.
+  const about = `${now.shown} ${now.state}`;
+  if (now.message !== undefined || told.about !== about) told = { text: now.message || "", about };
+  const broken = ["failed", "crashed"].includes(now.state);
+  const said = told.text || (broken ? now.said : "");
   note.hidden = !said;
   note.textContent = said || "";
-  note.classList.toggle("error", ["failed", "crashed"].includes(now.state) && !now.message);
+  note.classList.toggle("error", broken && !told.text);
   if (!any) { grid = shown = null; place.replaceChildren(); return; }
 
   if ([...chooser.options].map((option) => option.value).join("\n") !== now.grids.join("\n")) {
@@ -61,8 +67,11 @@ function draw() {
   chooser.value = now.shown;
   chooser.title = now.shown;
   const busy = RUNNING.includes(now.state);
+  if (busy && now.stopping) stopping = now.shown;
+  else if (!busy && stopping === now.shown) stopping = "";
+  const ending = busy && stopping === now.shown;
   badge.className = `nosnja-state ${now.state === "queued" ? "" : now.state}`;
-  badge.textContent = names[now.state] || now.state;
+  badge.textContent = ending ? T("stopping") : names[now.state] || now.state;
   const share = now.total ? Math.min(1, now.done / now.total) : 0;
   bar.style.width = `${100 * share}%`;
   progress.setAttribute("aria-valuenow", Math.round(100 * share));
@@ -70,11 +79,13 @@ function draw() {
   const parts = now.total ? [T("{done} of {total} pictures", { done: now.done, total: now.total })] : [];
   if (busy && now.eta) parts.push(T("{time} left", { time: nosnja.duration(now.eta) }));
   else if (busy && now.stage) parts.push(now.stage);
-  figures.textContent = parts.join(" · ");
+  figures.textContent = figures.title = parts.join(" · ");
   stop.hidden = !busy;
+  stop.disabled = ending;
   goOn.hidden = busy || now.state === "finished";
-  sheet.hidden = !now.sheet;
-  if (now.sheet) { sheet.href = now.sheet; sheet.download = `${now.shown.replaceAll("/", "-")}.png`; }
+  goOn.disabled = false;
+  sheet.setAttribute("aria-disabled", String(!now.sheet));
+  if (now.sheet) { sheet.href = now.sheet; sheet.download = `${now.shown.replaceAll("/", "-")}.png`; } else sheet.removeAttribute("href");
   page.disabled = !shown || !shown.record;
   folder.textContent = now.folder;
   folder.title = now.folder;
@@ -85,7 +96,7 @@ function draw() {
 async function ask() {
   const now = state();
   if (!shown || shown.name !== now.shown) {
-    shown = { name: now.shown, stamp: 0, since: 0, pictures: {}, record: null, seen: "" };
+    shown = { name: now.shown, stamp: "", since: 0, pictures: {}, record: null, seen: "" };
     grid = null;
   }
   const seen = JSON.stringify([now.stamp, now.state]);
@@ -98,7 +109,7 @@ async function ask() {
     if (mine !== shown) { again = true; return; }
     mine.seen = seen;
     if (answer.record) { mine.record = answer.record; mine.pictures = {}; }
-    mine.stamp = answer.stamp || 0;
+    mine.stamp = answer.stamp || "";
     mine.since = answer.since || 0;
     Object.assign(mine.pictures, answer.pictures || {});
     show(mine);
