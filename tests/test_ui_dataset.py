@@ -387,6 +387,12 @@ def test_captions_are_edited_with_the_keyboard_and_found_on_disk(window, page):
     assert (folder / "00002.txt").read_text() == "a dog" and "a dog" in page.locator(".nosnja-gallery .conflict").inner_text()
     page.click("#gallery-keep-mine")
     eventually(lambda: (folder / "00002.txt").read_text() == "a cat on a chair\n")
+    # What is said of the picture follows what is in its file.
+    problems = page.locator(".nosnja-gallery .issues")
+    (folder / "00002.txt").write_text("")
+    problems.get_by_text("No caption").wait_for()
+    (folder / "00002.txt").write_text("a cat on a chair\n")
+    problems.get_by_text("No caption").wait_for(state="detached")
     page.reload()
     page.said.clear()  # Gradio complains about the requests that the reload has cut off
     page.get_by_role("tab", name="Dataset & captions", exact=True).click()

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 from PIL import Image
 
@@ -16,6 +17,7 @@ from nosnja_gui.models import KIT
 from nosnja_gui.runs import RunFolder
 from nosnja_gui.ui import xyz
 from nosnja_gui.ui.memory import Memory
+from nosnja_gui.ui.panel import Window
 from nosnja_gui.ui.pictures import Pictures
 from nosnja_gui.workspace import Workspace
 from tests.browser import chromium, listen, open_tab, visit, wait_for, window
@@ -51,6 +53,21 @@ def test_each_axis_has_a_line_and_the_whole_has_a_sum(shared):
     assert y["text"] == "Values: 5: 0, 0.25, 0.5, 0.75, 1" and not z.get("bad")
     assert "2, 4" in about["text"] and "nosnja" in about["text"]
     assert total["ready"] and total["text"] == "3 × 5 = 15 cells, 15 pictures" and total["problems"] == {}
+
+
+def test_an_epoch_that_a_training_saves_is_told_to_a_form_that_is_open(shared):
+    shared.memory.put(xyz.REMEMBERED, dict(FORM))
+    with gr.Blocks():
+        panel = xyz.build(
+            Window(shared.workspace, shared.pictures, shared.memory, gr.Tabs(), *[gr.State("") for _ in range(3)], gr.Timer())
+        )
+    seen, listed, *_ = panel.refresh("", "", "", "en")
+    assert panel.refresh(seen, listed, "", "en") is None
+    run = RunFolder(shared.workspace.runs / "costume-001")
+    write_lora(run.weights / "costume-6.safetensors")
+    run.log().append(events.Saved(step=60, epoch=6, file="weights/costume-6.safetensors"))
+    x, _, _, about, total = panel.refresh(seen, listed, "", "en")[-5:]
+    assert "2, 4, 6" in x["text"] and "2, 4, 6" in about["text"] and total["text"].startswith("4 × 5 = 20 cells")
 
 
 def test_a_problem_is_told_where_it_belongs(shared):
@@ -256,7 +273,7 @@ def test_a_grid_is_stopped_gone_on_with_made_larger_and_taken_away(tmp_path):
         painted = times(run)
         assert 0 < len(painted) < 48
         assert isinstance(list(events.read(run.events))[-1], events.Stopped)
-        becomes("stopped", len(painted))
+        becomes("Stopped", len(painted))
         assert page.locator("#grid-view").get_by_text(f"{len(painted)} of 48 pictures").is_visible()
         assert boxes(page) == before, "nothing moves when cells come"
         assert not page.locator("#grid-stop").is_visible()
@@ -265,7 +282,7 @@ def test_a_grid_is_stopped_gone_on_with_made_larger_and_taken_away(tmp_path):
         page.locator("#grid-go-on").click()
         wait_for(lambda: pictures.count() > len(painted), PATIENCE, "another picture", page)
         assert boxes(page) == before
-        becomes("finished", 48)
+        becomes("Finished", 48)
         whole = times(run)
         assert len(whole) == 48 and painted.items() <= whole.items(), "what was painted is not painted again"
         assert boxes(page) == before
@@ -276,7 +293,7 @@ def test_a_grid_is_stopped_gone_on_with_made_larger_and_taken_away(tmp_path):
         page.locator("#grid-continue input").check()
         page.locator("#grid-sum").get_by_text("6 × 9 = 54 cells").wait_for()
         page.locator("#grid-paint").click()
-        becomes("finished", 54)
+        becomes("Finished", 54)
         larger = times(run)
         assert len(larger) == 54 and whole.items() <= larger.items()
         assert [folder.name for folder in made.runs.iterdir()] == [run.path.name]
@@ -392,7 +409,7 @@ def test_long_names_are_read_and_nothing_sticks_out(tmp_path):
 
             # What never began does not pretend to begin, and a form with a mistake leaves the grid alone.
             page.locator("#grid-chooser").select_option(unborn.path.name)
-            wait_for(lambda: page.locator("#grid-view .nosnja-state").inner_text() == "not started", page=page)
+            wait_for(lambda: page.locator("#grid-view .nosnja-state").inner_text() == "Not started", page=page)
             assert page.locator("#grid-go-on").is_visible() and not page.locator("#grid-stop").is_visible()
             assert page.locator("#grid-png").get_attribute("href") is None
         with visit(browser, opened, size=(1280, 720), locale="ru-RU") as page:

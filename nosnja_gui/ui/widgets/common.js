@@ -12,6 +12,12 @@
   nosnja.T = (text, values = {}) =>
     (catalogue[text] || text).replace(/\{(\w+)\}/g, (mark, name) => (name in values ? values[name] : mark));
 
+  /** What the state of a run is called, on every tab. */
+  nosnja.STATES = {
+    new: nosnja.T("Not started"), queued: nosnja.T("Waiting"), running: nosnja.T("Running"), finished: nosnja.T("Finished"),
+    stopped: nosnja.T("Stopped"), failed: nosnja.T("Failed"), crashed: nosnja.T("Crashed"),
+  };
+
   /** h("button", {class: "x", onclick: f, dataset: {id: 1}}, "text", child): an element; texts stay texts. */
   nosnja.h = (tag, attributes = {}, ...children) => {
     const svg = tag.startsWith("svg:");

@@ -5,7 +5,7 @@ const root = element.querySelector(".nosnja-library");
 
 const LOOK_EVERY = 2000;
 const KINDS = {train: T("Training"), caption: T("Captions"), grid: T("XYZ plot"), demo: T("Demo"), damaged: T("Damaged")};
-const STATES = {new: T("New"), queued: T("Waiting"), running: T("Running"), finished: T("Finished"), stopped: T("Stopped"), failed: T("Failed"), crashed: T("Crashed")};
+const {STATES} = nosnja;
 const CAN_GO_ON = ["new", "stopped", "failed", "crashed"];
 const LIVES = ["running", "queued"];
 

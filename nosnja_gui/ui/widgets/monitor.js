@@ -3,9 +3,7 @@
 const { h, T, number, duration } = nosnja;
 const root = element.firstElementChild;
 
-const STATES = {
-  new: T("Not started"), queued: T("Waiting"), running: T("Running"), finished: T("Finished"), stopped: T("Stopped"), failed: T("Failed"), crashed: T("Crashed"),
-};
+const { STATES } = nosnja;
 const KINDS = { train: T("Training"), caption: T("Captioning"), grid: T("XYZ plot"), demo: T("Demo"), damaged: T("Damaged") };
 // What the engine calls its stages.
 const STAGES = {

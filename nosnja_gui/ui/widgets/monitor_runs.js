@@ -1,9 +1,7 @@
 // The queue and all runs of the workspace; a click opens one. props.value: see Monitor.listed in ui/monitor.py.
 const { h, T, number, duration } = nosnja;
 const root = element.firstElementChild;
-const STATES = {
-  new: T("Not started"), queued: T("Waiting"), running: T("Running"), finished: T("Finished"), stopped: T("Stopped"), failed: T("Failed"), crashed: T("Crashed"),
-};
+const { STATES } = nosnja;
 const KINDS = { train: T("Training"), caption: T("Captioning"), grid: T("XYZ plot"), demo: T("Demo"), damaged: T("Damaged") };
 
 const queue = h("ol", { class: "nosnja-runs-queue", id: "monitor-queue" });

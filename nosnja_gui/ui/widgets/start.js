@@ -4,8 +4,8 @@ const h = nosnja.h;
 const root = element.querySelector(".nosnja-start");
 
 const WORDS = {
+  ...nosnja.STATES,
   train: T("Training"), caption: T("Captions"), grid: T("XYZ plot"), demo: T("Demo"),
-  running: T("running"), queued: T("waiting"), finished: T("finished"), stopped: T("stopped"), failed: T("failed"), crashed: T("crashed"), new: T("not started"),
 };
 const TAB_OF = {train: "monitor", grid: "xyz", caption: "dataset", demo: "start"};
 const LIVE = ["running", "queued"];

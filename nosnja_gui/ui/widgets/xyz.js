@@ -10,10 +10,7 @@ let told = { text: "" }; // what was answered to the last click, and which grid 
 let stopping = ""; // the grid that was asked to stop
 
 const state = () => props.value || { grids: [], shown: "" };
-const names = {
-  new: T("not started"), running: T("painting"), queued: T("waiting for its turn"), finished: T("finished"),
-  stopped: T("stopped"), failed: T("failed"), crashed: T("broken off"),
-};
+const names = { ...nosnja.STATES, running: T("Painting") };
 
 // ---------------------------------------------------------------- the frame
 
@@ -71,7 +68,7 @@ function draw() {
   else if (!busy && stopping === now.shown) stopping = "";
   const ending = busy && stopping === now.shown;
   badge.className = `nosnja-state ${now.state === "queued" ? "" : now.state}`;
-  badge.textContent = ending ? T("stopping") : names[now.state] || now.state;
+  badge.textContent = ending ? T("Stopping") : names[now.state] || now.state;
   const share = now.total ? Math.min(1, now.done / now.total) : 0;
   bar.style.width = `${100 * share}%`;
   progress.setAttribute("aria-valuenow", Math.round(100 * share));
