@@ -55,6 +55,8 @@ new PerformanceObserver((list) => {
 }).observe({type: "layout-shift", buffered: true});
 """
 """The browser's own account of what moved (Layout Instability API), less what follows half a second after a click or key."""
+BROWSED: list[tuple[Path, float]] = []
+"""(workspace, seconds) of the demo that a test has clicked through to its end: minutes, that other tests needn't spend again."""
 OWN_SCHEMES = ("data:", "blob:", "about:")
 T = TypeVar("T")
 

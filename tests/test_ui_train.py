@@ -350,7 +350,8 @@ def test_a_person_moves_sliders_mistypes_a_value_is_refused_and_finds_the_form_a
             wait_for(lambda: "1,650" in previews.locator(".equation").inner_text(), page=page)
             field.locator("input[type=range]").press("ArrowRight")
             wait_for(lambda: "5.5e-5" in previews.locator(".nosnja-train-rate-body").inner_text(), page=page)
-            assert box.input_value() == "1.1e-4" and previews.locator("svg path").first.get_attribute("d") != curve
+            assert box.input_value() == "1.1e-4"
+            wait_for(lambda: previews.locator("svg path").first.get_attribute("d") != curve, page=page, what="another curve")
             box.fill("5")
             wait_for(lambda: "Must be at most 1." in field.inner_text(), page=page)
             page.locator("#train-start").click()
