@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from nosnja_gui import dataset, events
+from nosnja_gui.files import write_atomic
 from nosnja_gui.jobs import CaptionJob
 from nosnja_gui.runs import RunFolder
 from nosnja_gui.settings import UserError
@@ -387,11 +388,11 @@ def test_captions_are_edited_with_the_keyboard_and_found_on_disk(window, page):
     assert (folder / "00002.txt").read_text() == "a dog" and "a dog" in page.locator(".nosnja-gallery .conflict").inner_text()
     page.click("#gallery-keep-mine")
     eventually(lambda: (folder / "00002.txt").read_text() == "a cat on a chair\n")
-    # What is said of the picture follows what is in its file.
+    # What is said of the picture follows its file, as a captioner replaces it.
     problems = page.locator(".nosnja-gallery .issues")
-    (folder / "00002.txt").write_text("")
+    write_atomic(folder / "00002.txt", "")
     problems.get_by_text("No caption").wait_for()
-    (folder / "00002.txt").write_text("a cat on a chair\n")
+    write_atomic(folder / "00002.txt", "a cat on a chair\n")
     problems.get_by_text("No caption").wait_for(state="detached")
     page.reload()
     page.said.clear()  # Gradio complains about the requests that the reload has cut off

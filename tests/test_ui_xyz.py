@@ -267,9 +267,9 @@ def test_a_grid_is_stopped_gone_on_with_made_larger_and_taken_away(tmp_path):
         # Stopped while cells are missing.
         wait_for(lambda: len(times(run)) > there, PATIENCE, "a picture", page)
         page.locator("#grid-stop").click()
-        wait_for(lambda: state.inner_text() in ("stopping", "stopped"), page=page)
+        wait_for(lambda: state.inner_text() in ("Stopping", "Stopped"), page=page)
         assert not page.locator("#grid-stop").is_visible() or page.locator("#grid-stop").is_disabled()
-        wait_for(lambda: state.inner_text() == "stopped", PATIENCE, "the stop", page)
+        wait_for(lambda: state.inner_text() == "Stopped", PATIENCE, "the stop", page)
         painted = times(run)
         assert 0 < len(painted) < 48
         assert isinstance(list(events.read(run.events))[-1], events.Stopped)

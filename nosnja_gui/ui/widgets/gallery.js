@@ -442,7 +442,10 @@ async function details(name) {
   if (answer.url) loaded.src = answer.url;
   if (answer.left_out) return;
   sizeLine.textContent = answer.width ? `${answer.width} × ${answer.height} · ${nosnja.bytes(answer.bytes)}` : nosnja.bytes(answer.bytes);
-  drawIssues(answer.issues);
+  // The answer may be about a caption that has changed since; what the page says of the picture is newer then.
+  const item = itemOf(name);
+  const stale = item && item.issues.join() !== answer.issues.map((issue) => issue.kind).join();
+  drawIssues(stale ? item.issues.map((kind) => ({kind, others: [], detail: ""})) : answer.issues);
   const draft = drafts.get(name);
   if (!draft) drawTokens(answer);
   else countTokens();
