@@ -23,8 +23,10 @@ from nosnja_gui.workspace import Workspace
 from tests.browser import BROWSED
 
 ROOT = Path(__file__).parents[1]
-LONGEST_SECONDS = 900
-"""Several times what is promised for two idle cores: a machine with a browser at work, or with other tests, is slower."""
+LONGEST_SECONDS = 600
+"""Twice what is promised for two idle cores: a machine that tests something else at the same time is slower."""
+LONGEST_BROWSED_SECONDS = 900
+"""With a browser at work beside it, stopped and gone on with on the way."""
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,7 @@ def test_seconds_are_told_per_stage_and_stay_within_the_promise(finished):
     _, result, _, seconds = finished
     assert result["seconds"]["total"] <= seconds
     assert result["seconds"]["Training"] > 0
-    assert seconds < LONGEST_SECONDS
+    assert seconds < (LONGEST_BROWSED_SECONDS if BROWSED else LONGEST_SECONDS)
 
 
 def test_a_finished_demo_is_not_overwritten(finished, capsys):

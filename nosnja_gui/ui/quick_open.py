@@ -2,8 +2,8 @@
 
 At every import it parses its own sources to write type stubs for editors, and fills in the documentation of every event of every
 component: 1.6 of 2.8 seconds with gradio 6.31, and 0.2 more. A program that only runs has no use for either, nor should it write into
-its libraries. Then it makes the server's application three times, of which the last is used, and asks for the page's files one by
-one: 0.2 seconds each.
+its libraries. Then it makes the server's application three times, of which the last is used (0.3 seconds for the other two), and
+reads each of the page's seventy files anew from the disk, which the browser may not keep (2.5 ms each instead of 1).
 """
 
 from __future__ import annotations

@@ -426,7 +426,7 @@ function edit(name) {
   sizeLine.textContent = "";
   drawSaved(name);
   drawTokens({tokens: item.tokens, limit: page.limit});
-  drawIssues(item.issues.map((kind) => ({kind, others: [], detail: ""})));
+  drawIssues(issuesOf(item));
   tiles.get(name)?.scrollIntoView({block: "nearest"});
   details(name);
 }
@@ -445,7 +445,7 @@ async function details(name) {
   // The answer may be about a caption that has changed since; what the page says of the picture is newer then.
   const item = itemOf(name);
   const stale = item && item.issues.join() !== answer.issues.map((issue) => issue.kind).join();
-  drawIssues(stale ? item.issues.map((kind) => ({kind, others: [], detail: ""})) : answer.issues);
+  drawIssues(stale ? issuesOf(item) : answer.issues);
   const draft = drafts.get(name);
   if (!draft) drawTokens(answer);
   else countTokens();
@@ -482,6 +482,9 @@ function step(by) {
     fetchPage().then(() => page && page.items.length && edit(page.items[by < 0 ? page.items.length - 1 : 0].name));
   }
 }
+
+/** What the page says is wrong with a picture: the kinds alone. */
+const issuesOf = (item) => item.issues.map((kind) => ({kind, others: [], detail: ""}));
 
 function drawIssues(issues) {
   shownIssues = issues.map((issue) => issue.kind).join();
@@ -636,7 +639,7 @@ async function flush(name) {
   if (draft.text === text) drafts.delete(name);
   else draft.timer = setTimeout(() => flush(name), SAVE_AFTER);
   if (item && tiles.has(name)) fillTile(tiles.get(name), item);
-  if (item && name === current) drawIssues(item.issues.map((kind) => ({kind, others: [], detail: ""})));
+  if (item && name === current) drawIssues(issuesOf(item));
   if (answer.version) {
     view.undo = T("caption of {name}", {name});
     drawBar();
