@@ -6,11 +6,11 @@ The floors of the house; a module only ever imports from its own floor and those
     window   ui/                                            gradio; never torch, never engine/
     work     engine/ (the training loop, sampler, grids)    torch; never gradio
              launcher, work_queue, check                    processes; neither of the two
-    jobs     jobs, runs, presets, logs                      what is asked for, and what became of it
-             models, hardware, plan, estimate, grids, gridpage, library
+    jobs     jobs, runs, presets, foreign/, logs            what is asked for, and what became of it
+             models, hardware, plan, estimate, grids, gridpage, library, publishing, places
                                                             what there is, and what a job would do with it
-    shelves  dataset/, families/, methods/, captioners/, axes, schedules, weights, sheet, tokens
-                                                            one file per entry; torch only inside functions
+    shelves  dataset/, families/, methods/, captioners/, adapters/, axes, schedules
+             sources, weights, sheet, infotext, tokens      one file per entry; torch only inside functions
     words    settings, events, workspace, registry, files, processes, progress, install
                                                             the standard library, pydantic, yaml
 """

@@ -3,6 +3,7 @@
 Nothing heavy is imported: a broken library could not be reported by a program that needs it.
 """
 
+import contextlib
 import os
 import re
 import subprocess
@@ -15,8 +16,9 @@ from pathlib import Path
 import nosnja_gui
 from nosnja_gui import hardware
 from nosnja_gui.captioners import CAPTIONERS
-from nosnja_gui.families import FAMILIES
 from nosnja_gui.files import folder_size
+from nosnja_gui.models import LISTED_FILES, family_of
+from nosnja_gui.settings import UserError
 from nosnja_gui.workspace import Workspace
 
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "requirements.txt"
@@ -158,18 +160,19 @@ def room_problems(workspace: Workspace, disk_free_bytes: int, memory_bytes: int)
 
 
 def find_models(workspace: Workspace) -> list[FoundModel]:
-    """Folders in the workspace's models folder, told apart by their configuration alone."""
+    """Folders and checkpoints in the workspace's models folder, told apart by their configuration or header alone."""
     if not workspace.models.is_dir():
         return []
     folders = sorted(entry for entry in workspace.models.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    return [FoundModel(folder.name, _kind(folder), folder_size(folder)) for folder in folders]
+    files = sorted(entry for entry in workspace.models.iterdir() if entry.is_file() and entry.suffix.lower() in LISTED_FILES)
+    known = [FoundModel(file.name, kind, file.stat().st_size) for file in files if (kind := _kind(file))]
+    return [*(FoundModel(folder.name, _kind(folder), folder_size(folder)) for folder in folders), *known]
 
 
 def _kind(folder: Path) -> str:
-    for entry in [*FAMILIES.values(), *CAPTIONERS.values()]:
-        if entry.recognises(folder):
-            return entry.title
-    return ""
+    with contextlib.suppress(UserError):
+        return family_of(folder).title
+    return next((captioner.title for captioner in CAPTIONERS.values() if captioner.recognises(folder)), "")
 
 
 def _public(text: str) -> str:

@@ -183,8 +183,8 @@ def memory(job: TrainJob, plan: TrainPlan, demand: Demand, on_gpu: bool) -> dict
 
 def trained_parameters(job: TrainJob, demand: Demand) -> int:
     """Two matrices for each layer: inputs x rank and rank x outputs (Hu et al. 2021, section 4.1)."""
-    parts = ("unet", "text_encoder") if job.optimizer.text_encoder_learning_rate else ("unet",)
-    return job.lora.rank * sum(demand.adapter_widths[part] for part in parts)
+    texts = bool(job.optimizer.text_encoder_learning_rate)
+    return job.lora.rank * sum(width for part, width in demand.adapter_widths.items() if texts or not part.startswith("text_encoder"))
 
 
 def advise(job: TrainJob, plan: TrainPlan, demand: Demand, on_gpu: bool) -> list[Advice]:

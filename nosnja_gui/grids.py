@@ -149,7 +149,7 @@ def look_over(job: GridJob, workspace: Workspace) -> Checked:
         try:
             _check_length(name)
             path = models.find_model(name, workspace.models)
-            bases[name] = path, models.family_of(path).size_of(path)
+            bases[name] = path, models.native_size(path)
         except UserError as error:
             problems.append((by_axis or "model.path", str(error)))
     problems = list(dict.fromkeys(problems))
@@ -295,7 +295,7 @@ def _native_size(job: GridJob, workspace: Workspace) -> int:
     _, model = _context(job, workspace, [])
     try:
         path = models.find_model(model.path, workspace.models)
-        return models.family_of(path).size_of(path)
+        return models.native_size(path)
     except UserError:
         return 512
 

@@ -1,9 +1,11 @@
 """The typed configuration of every long job. What a field is for stands under it: that is the user's help, too."""
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from nosnja_gui.axes import SAMPLER_TITLES
 from nosnja_gui.methods.lora import LoraSettings
@@ -14,6 +16,7 @@ Sampler = Literal["ddim", "euler", "euler_a", "dpm++_2m", "dpm++_2m_karras", "un
 Schedule = Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 
 PRECISION_TITLES = {"auto": "Automatic", "float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
+PREDICTION_TITLES = {"auto": "Automatic", "epsilon": "Noise (epsilon)", "v_prediction": "Velocity (v)"}
 SCHEDULE_TITLES = {
     "constant": "Constant",
     "linear": "Linear",
@@ -32,7 +35,11 @@ ShownSampler = Annotated[Sampler, Shown(titles=SAMPLER_TITLES)]
 
 class ModelSettings(Settings):
     path: Annotated[str, Field(title="Base model"), Shown(essential=True)] = ""
-    """What the training begins with: a diffusers folder, by path or by its name in the workspace's models folder."""
+    """What the training begins with: a checkpoint (.safetensors) or a diffusers folder, by path or by its name in the models folder."""
+    vae: Annotated[str, Field(title="Other VAE")] = ""
+    """Takes the place of the model's own autoencoder: a file or folder, by path or by its name in the models folder; usually empty."""
+    prediction_type: Annotated[Literal["auto", "epsilon", "v_prediction"], Shown(titles=PREDICTION_TITLES)] = "auto"
+    """What the model predicts: found out from the model itself; set it only where pictures come out as noise."""
     clip_skip: Annotated[int, Field(ge=1, le=2), Slider(1, 2, 1)] = 1
     """Which layer of the text encoder is used, counted from the end: 1 for most models, 2 for anime models."""
     precision: Annotated[Precision, Shown(titles=PRECISION_TITLES)] = "auto"
@@ -271,7 +278,45 @@ class DemoJob(Settings):
     """A few steps only, to see that everything runs."""
 
 
-Job = TrainJob | CaptionJob | GridJob | DemoJob
+class DownloadJob(Settings):
+    job: Literal["download"] = "download"
+    repo: Annotated[str, Field(title="Model on the hub"), Shown(essential=True)]
+    """The model's name on the Hugging Face hub, USER/NAME, or its address there."""
+    revision: str = ""
+    """A branch, tag or commit of it; empty takes the newest."""
+    file: Annotated[str, Field(title="Single file")] = ""
+    """Only this .safetensors file, by its name there; empty takes the whole model as a diffusers folder."""
+    variant: Annotated[Literal["", "fp16"], Shown(titles={"": "Whole precision", "fp16": "fp16"})] = ""
+    """fp16 takes weights of half the size where there are such; good enough for most trainings."""
+    name: Annotated[str, Field(title="Name here")] = ""
+    """What it is called in the models folder; empty takes its name there."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reads_an_address(cls, values: Any) -> Any:
+        """https://huggingface.co/USER/NAME/blob/main/model.safetensors, as copied from a browser, says repo, revision and file."""
+        found = re.fullmatch(
+            r"https?://[^/]+/([^/?#]+/[^/?#]+)(?:/(?:tree|blob|resolve)/([^/?#]+)(?:/([^?#]+))?)?/?(?:[?#].*)?", _repo_in(values)
+        )
+        if not found:
+            return values
+        said = {"repo": found[1], "revision": unquote(found[2] or ""), "file": unquote(found[3] or "")}
+        return {**said, **{name: value for name, value in values.items() if value and name != "repo"}}
+
+    @field_validator("repo")
+    @classmethod
+    def _is_an_id(cls, repo: str) -> str:
+        if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repo.strip()):
+            raise ValueError("is no model of the hub: write USER/NAME, such as stable-diffusion-v1-5/stable-diffusion-v1-5")
+        return repo.strip()
+
+
+def _repo_in(values: Any) -> str:
+    repo = values.get("repo") if isinstance(values, dict) else None
+    return repo.strip() if isinstance(repo, str) else ""
+
+
+Job = TrainJob | CaptionJob | GridJob | DemoJob | DownloadJob
 
 
 def workspace_path(text: str, folder: Path) -> Path:

@@ -1,30 +1,36 @@
-"""The models that there are: found by name or path, told apart by their configuration, listed with what is wrong with them.
+"""The models that there are: found by name or path, told apart by what they hold, listed with what is wrong with them.
 
 Looks at configurations and at the headers of weight files, never at weights. Knows nothing of loading.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import re
+import stat
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from nosnja_gui import weights
 from nosnja_gui.captioners import CAPTIONERS
 from nosnja_gui.families import FAMILIES, Family
-from nosnja_gui.families.demand import Demand, Weights
-from nosnja_gui.jobs import workspace_path
-from nosnja_gui.methods.lora import ALPHA_ENDS, DOWN_ENDS, OTHER_KINDS, UP_ENDS
+from nosnja_gui.families.demand import Demand
+from nosnja_gui.jobs import ModelSettings, workspace_path
 from nosnja_gui.settings import UserError
+from nosnja_gui.sources import PICKLED, Changed, Folder, LoneVae, PredictionType, SingleFile, Source, described
 from nosnja_gui.workspace import Workspace
 
-SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
-LISTED_FILES = (".safetensors", ".ckpt")
+WEIGHTS = ".safetensors"
+LISTED_FILES = (WEIGHTS, ".ckpt")
 """Single files that are base models nearly always; the other endings are used for anything."""
+NO_BASE_MODELS = ("a LoRA or one of its kin", "a textual inversion", "a VAE alone", "a ControlNet", "an upscaler", "a CLIP model")
+"""Files that are kept beside base models and aren't meant to be any."""
+PRECISIONS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "F8_E4M3": "float8", "F8_E5M2": "float8"}
 KIT = Path(__file__).parent / "demo" / "kit"
 """The small models that come with the program."""
 
@@ -49,6 +55,11 @@ class ModelEntry:
     problem: str = ""
     """Why it cannot be used, in a sentence; empty where it can."""
     from_kit: bool = False
+    single_file: bool = False
+    prediction_type: str = ""
+    """epsilon, v_prediction or flow; empty where nobody knows."""
+    precision: str = ""
+    """Number format of most of its weights: float16, float32 ..."""
 
 
 def list_models(workspace: Workspace) -> list[ModelEntry]:
@@ -77,43 +88,107 @@ def captioner_models(workspace: Workspace) -> list[ModelEntry]:
 
 
 def find_model(path: Path | str, workspace_models: Path | None = None) -> Path:
-    """The model's folder. Raises UserError if there is none."""
+    """The model's folder or file. Raises UserError if there is none, or one that can hide a program."""
     if not str(path).strip():
-        raise UserError("No base model is given: set model.path to a diffusers folder (it holds model_index.json).")
+        raise UserError(f"No base model is given: set model.path to {WANTED}.")
     try:
         model = workspace_path(str(path), workspace_models) if workspace_models else Path(path).expanduser()
         is_file, is_folder = model.is_file(), model.is_dir()
     except (OSError, ValueError, RuntimeError):  # too long a name, a null byte, ~nobody
-        raise UserError(f"The model's path {str(path)[:200]!r} is none that this system knows: give the path of a folder.") from None
-    if is_file and model.suffix.lower() in SINGLE_FILES:
-        raise UserError(f"{model} is a single file, which cannot be loaded yet: give the path of a diffusers folder (model_index.json).")
-    if not is_folder:
-        known = sorted(folder.name for folder in workspace_models.iterdir() if folder.is_dir()) if _is_dir(workspace_models) else []
+        raise UserError(f"The model's path {str(path)[:200]!r} is none that this system knows: give the path of a model.") from None
+    if is_file and model.suffix.lower() in PICKLED:
+        raise UserError(f"{model} is a {model.suffix} file, which can hide programs: convert it first (model convert {model.name}).")
+    if not is_folder and not is_file:
+        known = sorted(entry.name for entry in workspace_models.iterdir() if _may_be_model(entry)) if _is_dir(workspace_models) else []
         hint = f"; known models: {', '.join(known)}" if known else ""
-        raise UserError(f"There is no model {model}: give the path of a diffusers folder (it holds model_index.json){hint}.")
+        raise UserError(f"There is no model {model}: give the path of {WANTED}{hint}.")
     return model
 
 
-def family_of(model: Path) -> Family:
-    """The family that recognises the folder. Raises UserError that says what the folder is instead."""
-    for family in FAMILIES.values():
-        if family.recognises(model):
-            return family
-    known = ", ".join(family.title for family in FAMILIES.values())
-    index = model / "model_index.json"
-    if not index.is_file():
-        inside = [file.name for file in sorted(model.iterdir()) if file.suffix.lower() in SINGLE_FILES]
-        found = f" ({inside[0]} alone cannot be loaded yet)" if inside else ""
-        raise UserError(f"{model} is not a diffusers model folder, it has no model_index.json{found}: give the folder of a {known} model.")
+WANTED = "a .safetensors checkpoint or of a diffusers folder (it holds model_index.json)"
+
+
+def _may_be_model(entry: Path) -> bool:
+    return entry.is_dir() or entry.suffix.lower() in LISTED_FILES
+
+
+def find_vae(text: str, workspace_models: Path | None = None) -> Path | None:
+    """The file or folder of a VAE that takes the place of the model's own; None where none is given. Raises UserError."""
+    if not text.strip():
+        return None
     try:
-        kind = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"The model is damaged, {index} is not readable: copy or download it again.") from None
-    raise UserError(f"{model} is a {kind}, which is not supported: choose a {known} model.")
+        folders = [] if workspace_models is None else [workspace_models, workspace_models / "vae", workspace_models / "VAE"]
+        found = next((path for path in [Path(text).expanduser(), *(folder / text for folder in folders)] if path.exists()), None)
+    except (OSError, ValueError, RuntimeError):
+        found = None
+    if found is None:
+        raise UserError(f"There is no VAE {text[:200]}: give the path of a .safetensors file or of a folder, or leave model.vae empty.")
+    if found.suffix.lower() in PICKLED:
+        raise UserError(f"{found} is a {found.suffix} file, which can hide programs: convert it first (model convert {found.name}).")
+    return found
+
+
+def check_vae(vae: Path, family: Family) -> None:
+    """Raises UserError for what is no VAE of this family."""
+    LoneVae(vae, family.vae_original()).config("vae")
+
+
+def identify(model: Path) -> tuple[Family, Source]:
+    """The family of a folder or file, and the source to load it from. Raises UserError that says what it is instead."""
+    return _identified(model, _state_of(model))
+
+
+@lru_cache(maxsize=64)
+def _identified(model: Path, state: FolderState) -> tuple[Family, Source]:
+    if model.is_dir():
+        folder = Folder(model)
+        for family in FAMILIES.values():
+            if family.recognises(folder):
+                return family, folder
+        raise UserError(_no_family(folder))
+    entries = weights.shapes(model)
+    for family in FAMILIES.values():
+        if family.original and family.original.matches(entries):
+            return family, SingleFile(model, family.original)
+    raise UserError(f"{model} is {described(entries)}, no complete model that is supported: choose {_known_families()}.")
+
+
+def _no_family(folder: Folder) -> str:
+    if not (folder.path / "model_index.json").is_file():
+        inside = [file.name for file in sorted(folder.path.iterdir()) if file.suffix.lower() in LISTED_FILES]
+        found = f" (give the path of {inside[0]} itself if that is the model)" if inside else ""
+        return f"{folder.path} is not a diffusers model folder, it has no model_index.json{found}: give {_known_families()}."
+    kind = folder.index.get("_class_name")
+    if not kind:
+        return f"The model is damaged, {folder.path / 'model_index.json'} is not readable: copy or download it again."
+    return f"{folder.path} is a {kind}, which is not supported: choose {_known_families()}."
+
+
+def _known_families() -> str:
+    return f"a {' or '.join(family.title for family in FAMILIES.values())} model"
+
+
+def family_of(model: Path) -> Family:
+    """The family that recognises a model. Raises UserError that says what it is instead."""
+    return identify(model)[0]
+
+
+def source_of(model: Path, vae: Path | None = None, prediction_type: PredictionType | None = None) -> tuple[Family, Source]:
+    """`identify`, with another VAE in the place of the model's own, and a prediction type that the user knows better."""
+    family, source = identify(model)
+    if vae is None and prediction_type is None:
+        return family, source
+    return family, Changed(source, LoneVae(vae, family.vae_original()) if vae else None, prediction_type)
+
+
+def chosen(settings: ModelSettings, workspace_models: Path) -> tuple[Family, Source]:
+    """The source that the settings mean. Raises UserError."""
+    model, vae = find_model(settings.path, workspace_models), find_vae(settings.vae, workspace_models)
+    return source_of(model, vae, None if settings.prediction_type == "auto" else settings.prediction_type)
 
 
 def native_size(model: Path) -> int:
-    """Native side in pixels of a model. Raises UserError as its family does; remembered until the folder changes."""
+    """Native side in pixels of a model. Raises UserError as its family does; remembered until the model changes."""
     return _about(model, _state_of(model)).size_of()
 
 
@@ -142,6 +217,10 @@ class _About:
     native_size: int
     size_problem: str
     problem: str
+    prediction_type: str = ""
+    precision: str = ""
+    no_base_model: bool = False
+    """Something that is kept beside base models, such as a LoRA."""
 
     def size_of(self) -> int:
         if self.size_problem:
@@ -151,23 +230,45 @@ class _About:
 
 @lru_cache(maxsize=256)
 def _about(model: Path, state: FolderState) -> _About:
-    family, native, size_problem, problem = "", 0, "", ""
+    size, damage = _weight_bytes(state), ""
     try:
-        kind = family_of(model)
-        family = kind.name
-        kind.check(model)
+        family, source = identify(model)
     except UserError as error:
-        problem = str(error)
-    except Exception as error:  # a configuration can be wrong in more ways than its family thought of
-        problem = f"The model {model} is damaged ({type(error).__name__}): copy or download it again."
-    if family:
+        return _About("", size, 0, str(error), str(error), no_base_model=model.is_file() and _is_something_else(model))
+    except Exception as error:
+        damage = _damaged(model, error)
+        return _About("", size, 0, damage, damage)
+
+    def asked(question: Callable[[Source], Any]) -> tuple[Any, str]:
         try:
-            native = FAMILIES[family].size_of(model)
+            return question(source), ""
         except UserError as error:
-            size_problem = str(error)
-        except Exception as error:  # as above
-            size_problem = f"The model {model} is damaged ({type(error).__name__}): copy or download it again."
-    return _About(family, _weight_bytes(state), native, size_problem, problem or size_problem)
+            return None, str(error)
+        except Exception as error:  # a configuration can be wrong in more ways than its family thought of
+            return None, _damaged(model, error)
+
+    _, problem = asked(family.check)
+    native, size_problem = asked(family.size_of)
+    prediction, _ = asked(family.prediction_of)
+    precision, _ = asked(_precision)
+    return _About(family.name, size, native or 0, size_problem, problem or size_problem, prediction or "", precision or "")
+
+
+def _damaged(model: Path, error: Exception) -> str:
+    return f"The model {model} is damaged ({type(error).__name__}): copy or download it again."
+
+
+def _precision(source: Source) -> str:
+    part = "transformer" if "transformer" in source.parts() else "unet"
+    counts = Counter(number for number, _ in source.weights(part).values())
+    return PRECISIONS.get(counts.most_common(1)[0][0], "") if counts else ""
+
+
+def _is_something_else(file: Path) -> bool:
+    try:
+        return described(weights.shapes(file)) in NO_BASE_MODELS
+    except UserError:
+        return False
 
 
 @lru_cache(maxsize=256)
@@ -180,55 +281,39 @@ def _captioner_about(model: Path, state: FolderState) -> tuple[str, int]:
 def _demand(model: Path, state: FolderState) -> Demand | str:
     """Or why nobody can know."""
     try:
-        return family_of(model).demand(_headers(model, state))
+        family, source = identify(model)
+        return family.demand(source)
     except UserError as error:
         return str(error)
     except (KeyError, IndexError, TypeError, ValueError, ZeroDivisionError):
         return f"The weights in {model} are not those of a model that is known: copy or download it again."
 
 
-def _headers(model: Path, state: FolderState) -> dict[str, Weights]:
-    """By part (unet, vae, text_encoder): name of each weight -> number format and shape."""
-    files = [Path(name) for name, _, _ in state if name.endswith(".safetensors") and len(Path(name).parts) == 2]
-    headers: dict[str, Weights] = {}
-    for part in sorted({file.parts[0] for file in files}):
-        names = [file for file in files if file.parts[0] == part]
-        # A folder may hold the same weights twice, whole and in half precision.
-        whole = [file for file in names if ".fp16" not in file.name] or names
-        try:
-            entries = {name: entry for file in whole for name, entry in weights.header(model / file).items() if name != "__metadata__"}
-        except UserError:  # perhaps of a part that nobody needs, such as the safety checker
-            continue
-        headers[part] = {name: (str(entry["dtype"]), tuple(map(int, entry["shape"]))) for name, entry in entries.items()}
-    return headers
-
-
-@lru_cache(maxsize=256)
-def _is_lora(file: Path, size: int, modified_ns: int) -> bool:
-    """By the names of its weights; what else is no base model (embeddings and the like) counts as one, too."""
-    ends = (*DOWN_ENDS, *UP_ENDS, *ALPHA_ENDS, ".diff", ".diff_b")
-    marks = tuple(mark for mark in OTHER_KINDS if mark not in ends)  # ".diff" is in ".diffusion_model", too
-    try:
-        names = [name for name in weights.header(file) if name != "__metadata__"]
-    except UserError:
-        return False
-    return any(name.endswith(ends) or any(mark in name for mark in marks) for name in names)
-
-
 def _model_entry(name: str, title: str, path: Path, from_kit: bool = False) -> ModelEntry:
     about = _about(path, _state_of(path))
-    return ModelEntry(name, title, path, about.family, about.size_bytes, about.native_size, about.problem, from_kit)
+    return ModelEntry(
+        name,
+        title,
+        path,
+        about.family,
+        about.size_bytes,
+        about.native_size,
+        about.problem,
+        from_kit,
+        single_file=path.is_file(),
+        prediction_type=about.prediction_type,
+        precision=about.precision,
+    )
 
 
 def _file_entry(name: str, file: Path) -> ModelEntry | None:
-    try:
-        state = file.stat()
-    except OSError:
+    state = _state_of(file)
+    if not state:
         return None
-    if file.suffix.lower() == ".safetensors" and _is_lora(file, state.st_size, state.st_mtime_ns):
-        return None
-    problem = f"{name} is a single file, which cannot be loaded yet: save the model as a diffusers folder (it holds model_index.json)."
-    return ModelEntry(name, name, file, "", state.st_size, 0, problem)
+    if file.suffix.lower() in PICKLED:
+        problem = f"{name} is a {file.suffix} file, which can hide programs: convert it first (model convert {name})."
+        return ModelEntry(name, name, file, "", _weight_bytes(state), 0, problem, single_file=True)
+    return None if _about(file, state).no_base_model else _model_entry(name, name, file)
 
 
 def _entries(folder: Path) -> list[os.DirEntry]:
@@ -240,7 +325,13 @@ def _entries(folder: Path) -> list[os.DirEntry]:
 
 
 def _state_of(model: Path) -> FolderState:
-    """The files of a model folder and of its subfolders; deeper there is nothing of a diffusers model."""
+    """The files of a model folder and of its subfolders; deeper there is nothing of a diffusers model. Of a single file, itself."""
+    with contextlib.suppress(OSError):
+        state = model.stat()
+        if not stat.S_ISDIR(state.st_mode):
+            beside = model.with_suffix(".yaml")  # may say what the checkpoint predicts
+            told = [(beside.name, beside.stat().st_size, beside.stat().st_mtime_ns)] if beside.is_file() else []
+            return ((model.name, state.st_size, state.st_mtime_ns), *told)
     return tuple(sorted(_files(str(model), "", 1)))
 
 
@@ -258,7 +349,7 @@ def _files(folder: str, prefix: str, deeper: int) -> Iterator[tuple[str, int, in
 
 
 def _weight_bytes(state: FolderState) -> int:
-    return sum(size for name, size, _ in state if name.lower().endswith(SINGLE_FILES))
+    return sum(size for name, size, _ in state if name.lower().endswith((WEIGHTS, *PICKLED)))
 
 
 def _safely(recognises: Callable[[Path], bool], model: Path) -> bool:

@@ -24,7 +24,7 @@ from nosnja_gui.dataset.buckets import Size
 from nosnja_gui.dataset.images import content_key
 from nosnja_gui.families import FAMILIES, Family
 from nosnja_gui.jobs import OptimizerSettings, PreviewSettings, SavingSettings, TrainJob, workspace_path
-from nosnja_gui.models import check_model, family_of, find_model, native_size
+from nosnja_gui.models import check_model, check_vae, family_of, find_model, find_vae, native_size
 from nosnja_gui.schedules import warmup_updates
 from nosnja_gui.settings import UserError
 from nosnja_gui.workspace import Workspace
@@ -36,6 +36,8 @@ class Found:
 
     family: Family | None
     model: Path | None
+    vae: Path | None
+    """What takes the place of the model's own autoencoder."""
     data: Dataset | None
     resolution: int | None
     problems: dict[str, str]
@@ -147,6 +149,11 @@ def look(job: TrainJob, workspace: Workspace, read: Callable[[Path], Dataset] = 
         model = find_model(job.model.path, workspace.models)
         family = family_of(model)
         check_model(model)
+    vae = None
+    with blaming("model.vae"):
+        vae = find_vae(job.model.vae, workspace.models)
+        if vae and family:
+            check_vae(vae, family)
     with blaming("dataset.path"):
         data = read(_dataset_folder(job.dataset.path, workspace))
     with blaming("optimizer.name"):
@@ -159,7 +166,7 @@ def look(job: TrainJob, workspace: Workspace, read: Callable[[Path], Dataset] = 
         near = max(multiple, round(resolution / multiple) * multiple)
         cause = f"dataset.bucket_step {multiple}" if job.dataset.buckets else f"{multiple}, the size of a latent"
         problems["dataset.resolution"] = f"dataset.resolution must be a multiple of {cause} (got {resolution}): take {near}."
-    return Found(family, model, data, resolution, problems)
+    return Found(family, model, vae, data, resolution, problems)
 
 
 def check_optimizer(settings: OptimizerSettings) -> None:

@@ -1,18 +1,39 @@
-"""Looking at .safetensors files without loading them: are they whole, what is in them, which ones are they.
+"""Looking at .safetensors files without loading them: are they whole, what is in them, which ones are they; and writing large ones.
 
-Knows neither torch nor what the tensors are for.
+Knows not what the tensors are for.
 """
 
 import hashlib
+import itertools
 import json
+import math
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from nosnja_gui.files import free_bytes, replacing
 from nosnja_gui.settings import UserError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors format itself."""
 SAMPLED_BLOCKS, BLOCK_BYTES = 256, 64 * 1024
+
+NUMBER_BYTES = {
+    **dict.fromkeys(("F64", "I64", "U64", "C64"), 8),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "I8", "U8", "BOOL"), 1),
+}
+"""Size of one number by the format's name (safetensors, src/tensor.rs); without the formats below a byte."""
+
+Weights = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Name of each weight -> number format (F16, BF16, F32 ...) and shape."""
 
 
 def header(file: Path) -> dict[str, Any]:
@@ -40,6 +61,95 @@ def header(file: Path) -> dict[str, Any]:
     if 8 + length + max(ends) != size:
         raise UserError(f"{file} is damaged: {size:,} bytes instead of {8 + length + max(ends):,}; copy or download it again.")
     return entries  # type: ignore[return-value]
+
+
+def shapes(file: Path) -> Weights:
+    """Number format and shape of each weight. Raises UserError as `header` does."""
+    try:
+        state = file.stat()
+    except OSError:
+        header(file)  # says what is wrong with it
+        raise
+    return _shapes(file, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=32)
+def _shapes(file: Path, size: int, modified_ns: int) -> Weights:
+    entries = header(file)
+    try:
+        return {name: (str(entry["dtype"]), tuple(map(int, entry["shape"]))) for name, entry in entries.items() if name != "__metadata__"}
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{file} is damaged (its header is not readable): copy or download it again.") from None
+
+
+def metadata(file: Path) -> dict[str, str]:
+    """What a file says about itself. Raises UserError as `header` does."""
+    said = header(file).get("__metadata__")
+    return {str(name): str(value) for name, value in said.items()} if isinstance(said, dict) else {}
+
+
+STRUCT_CODES = {"F64": "d", "F32": "f", "F16": "e", "BF16": ""}
+"""How struct calls a number; bfloat16, which it doesn't know, is the upper half of a float32."""
+
+
+def numbers(file: Path, name: str, entries: Mapping[str, Any] | None = None) -> list[float]:
+    """The values of one small tensor, read without any library. Raises UserError for a damaged file, KeyError without that name."""
+    entry = (entries or header(file))[name]
+    size, code = NUMBER_BYTES[entry["dtype"]], STRUCT_CODES[entry["dtype"]]
+    with open(file, "rb") as stream:
+        start = 8 + int.from_bytes(stream.read(8), "little")
+        stream.seek(start + entry["data_offsets"][0])
+        raw = stream.read(entry["data_offsets"][1] - entry["data_offsets"][0])
+    if not code:
+        raw = b"".join(b"\0\0" + raw[place : place + 2] for place in range(0, len(raw), 2))
+        size, code = 4, "f"
+    return list(struct.unpack(f"<{len(raw) // size}{code}", raw))
+
+
+def opened(file: Path) -> AbstractContextManager[Any]:
+    """The file for reading tensors one by one. Raises UserError for a damaged one."""
+    from safetensors import SafetensorError, safe_open
+
+    header(file)
+    try:
+        return safe_open(file, "pt")
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{file} is damaged ({error}): copy or download it again.") from None
+
+
+def tensors(file: Path) -> Iterator[tuple[str, Any]]:
+    """Each tensor of a file, in the order in which they lie there."""
+    with opened(file) as content:
+        for name in content.offset_keys():
+            yield name, content.get_tensor(name)
+
+
+def write_stream(file: Path, entries: Weights, produce: "Callable[[str], Buffer]", metadata: Mapping[str, str] | None = None) -> None:
+    """Write a .safetensors file tensor by tensor, so that only one of them is in memory at a time; replaces `file` when it is whole.
+
+    `produce` is called once for each name, with larger number formats first as the format's own library has it (every tensor then
+    begins at a multiple of its numbers' size), else in the order of `entries`. It gives the raw little-endian numbers, row by row:
+    bytes, a contiguous NumPy array. Raises UserError where the disk has no room for it, ValueError for a buffer of another size.
+    """
+    names = sorted(entries, key=lambda name: -NUMBER_BYTES[entries[name][0]])
+    lengths = {name: NUMBER_BYTES[entries[name][0]] * math.prod(entries[name][1]) for name in names}
+    ends = dict(zip(names, itertools.accumulate(lengths[name] for name in names), strict=True))
+    described: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    for name in names:
+        number_format, shape = entries[name]
+        offsets = [ends[name] - lengths[name], ends[name]]
+        described[name] = {"dtype": number_format, "shape": list(shape), "data_offsets": offsets}
+    start = json.dumps(described, separators=(",", ":")).encode()
+    start += b" " * (-len(start) % 8)
+    needed, free = 8 + len(start) + sum(lengths.values()), free_bytes(file.parent)
+    if free < needed:
+        raise UserError(f"The disk of {file} is too full: {needed / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free; make room.")
+    with replacing(file) as temporary, open(temporary, "wb") as stream:
+        stream.write(len(start).to_bytes(8, "little") + start)
+        for name in names:
+            written = stream.write(produce(name))
+            if written != lengths[name]:
+                raise ValueError(f"'{name}' has {written:,} bytes instead of the {lengths[name]:,} of its format and shape")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -17,8 +17,11 @@ WINDOW = {"gradio", "gradio_client"}
 
 FLOORS: list[set[str]] = [
     {"settings", "events", "workspace", "registry", "files", "processes", "progress", "install"},
-    {"dataset", "families", "methods", "captioners", "axes", "schedules", "weights", "sheet", "tokens"},
-    {"jobs", "runs", "presets", "logs", "models", "plan", "estimate", "grids", "gridpage", "library", "hardware"},
+    {"dataset", "families", "methods", "captioners", "axes", "schedules", "weights", "sources", "adapters", "sheet", "infotext", "tokens"},
+    {
+        "jobs", "runs", "presets", "foreign", "logs", "models", "plan", "estimate", "grids", "gridpage", "library", "hardware",
+        "publishing", "places",
+    },  # fmt: skip
     {"engine", "launcher", "work_queue", "check"},
     {"ui"},
     {"demo", "__main__"},

@@ -4,15 +4,16 @@ from PIL import Image
 
 from nosnja_gui.engine.cache import Cache, View, encode_captions, encode_pictures, load_pixels
 from nosnja_gui.families import FAMILIES
+from nosnja_gui.sources import Folder
 from tests.tiny import tiny_sd
 
-FAMILY = FAMILIES["sd"]
+FAMILY = FAMILIES["sd1"]
 
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     torch.set_num_threads(1)
-    return FAMILY.load(tiny_sd(tmp_path_factory.mktemp("model")), torch.device("cpu"), torch.float32)
+    return FAMILY.load(Folder(tiny_sd(tmp_path_factory.mktemp("model"))), torch.device("cpu"), torch.float32)
 
 
 @pytest.fixture
@@ -99,7 +100,7 @@ def test_other_weights_and_another_clip_skip_are_other_entries(tmp_path, parts, 
     encode_captions(family, parts, ["a girl"], 2, cache)
     assert family.captions == 3
     encode_pictures(family, parts, [View(picture, 64, 64)], cache)
-    other = FAMILY.load(tiny_sd(tmp_path / "other", seed=1), torch.device("cpu"), torch.float32)
+    other = FAMILY.load(Folder(tiny_sd(tmp_path / "other", seed=1)), torch.device("cpu"), torch.float32)
     encode_pictures(family, other, [View(picture, 64, 64)], cache)
     encode_captions(family, other, ["a girl"], 1, cache)
     assert (family.pictures, family.captions) == (2, 4)

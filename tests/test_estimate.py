@@ -14,7 +14,7 @@ from nosnja_gui import estimate as estimating
 from nosnja_gui.estimate import CUDA_CONTEXT, GIB, Machine, card_tflops, earlier_run, estimate, memory, this_machine
 from nosnja_gui.events import EventLog, Started, Step
 from nosnja_gui.families.demand import Demand, adapter_width, of_text_encoder, of_unet, of_vae
-from nosnja_gui.families.sd import TEXT_ATTENTION, UNET_ATTENTION
+from nosnja_gui.families.stable_diffusion import TEXT_ATTENTION, UNET_ATTENTION
 from nosnja_gui.hardware import GpuLoad, Load
 from nosnja_gui.jobs import TrainJob
 from nosnja_gui.models import KIT, demand_of

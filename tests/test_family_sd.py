@@ -12,9 +12,10 @@ from nosnja_gui import weights
 from nosnja_gui.engine.export import metadata
 from nosnja_gui.engine.models import choose_device, choose_dtype, load_model
 from nosnja_gui.families import FAMILIES
-from nosnja_gui.families.sd import ENTRY as SD
+from nosnja_gui.families.sd1 import ENTRY as SD
 from nosnja_gui.jobs import TrainJob
 from nosnja_gui.settings import UserError
+from nosnja_gui.sources import Folder
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
@@ -27,7 +28,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def parts(model):
-    return SD.load(model, CPU, torch.float32)
+    return SD.load(Folder(model), CPU, torch.float32)
 
 
 @pytest.fixture
@@ -47,38 +48,38 @@ def refusal(path, workspace_models=None):
 
 
 def test_a_model_is_found_by_path_and_by_name_in_the_workspace(model):
-    assert SD.recognises(model) and list(FAMILIES) and FAMILIES["sd"] is SD
+    assert SD.recognises(Folder(model)) and list(FAMILIES) and FAMILIES["sd1"] is SD
     family, parts = load_model(str(model), CPU, torch.float32)
     named, same = load_model("tiny", CPU, torch.float32, workspace_models=model.parent)
     assert family is named is SD and same.base_hash == parts.base_hash and parts.base_name == "tiny"
-    assert SD.size_of(model) == 64
+    assert SD.size_of(Folder(model)) == 64
 
 
 def test_loaded_parts_are_frozen_whole_and_in_eval_mode(parts, model):
-    for part, module in (("unet", parts.unet), ("vae", parts.vae)):
+    for part, module in (("unet", parts.denoiser), ("vae", parts.vae)):
         saved = load_file(model / part / "diffusion_pytorch_model.safetensors")
         assert all(torch.equal(tensor, saved[name]) for name, tensor in module.state_dict().items())
     saved = load_file(model / "text_encoder" / "model.safetensors")
     loaded = {f"text_model.{name.removeprefix('text_model.')}": value for name, value in parts.text_encoders[0].state_dict().items()}
     assert all(torch.equal(saved[name], loaded[name]) for name in saved)
-    for module in (parts.unet, parts.vae, parts.text_encoders[0]):
+    for module in (parts.denoiser, parts.vae, parts.text_encoders[0]):
         assert not module.training and not any(parameter.requires_grad for parameter in module.parameters())
 
 
 def test_only_the_asked_parts_are_loaded(model):
-    some = SD.load(model, CPU, torch.float32, parts=("text_encoder",))
-    assert some.unet is None and some.vae is None and len(some.text_encoders) == 1
+    some = SD.load(Folder(model), CPU, torch.float32, parts=("text_encoder",))
+    assert some.denoiser is None and some.vae is None and len(some.text_encoders) == 1
 
 
 def test_half_precision_is_for_the_unet_and_text_encoder_but_the_vae_stays_exact_on_a_cpu(model):
-    half = SD.load(model, CPU, torch.bfloat16)
-    assert half.unet.dtype == half.text_encoders[0].dtype == torch.bfloat16 and half.vae.dtype == torch.float32
+    half = SD.load(Folder(model), CPU, torch.bfloat16)
+    assert half.denoiser.dtype == half.text_encoders[0].dtype == torch.bfloat16 and half.vae.dtype == torch.float32
     text = SD.encode_prompts(half, ["a girl"])
     assert SD.predict(half, torch.randn(1, 4, 8, 8), torch.tensor([3]), text).dtype == torch.bfloat16
 
 
 def test_a_half_precision_vae_that_overflows_goes_to_float32(model):
-    half = SD.load(model, CPU, torch.float32)
+    half = SD.load(Folder(model), CPU, torch.float32)
     with torch.no_grad():
         half.vae.bfloat16().decoder.conv_out.bias.fill_(0)
     decode = half.vae.decode
@@ -130,25 +131,25 @@ def test_long_prompts_go_on_in_further_chunks(parts):
 
 
 def test_v_prediction_is_read_from_the_model(tmp_path):
-    assert SD.load(tiny_sd(tmp_path / "v", prediction_type="v_prediction"), CPU, torch.float32).prediction_type == "v_prediction"
+    assert SD.load(Folder(tiny_sd(tmp_path / "v", prediction_type="v_prediction")), CPU, torch.float32).prediction_type == "v_prediction"
 
 
 def test_half_precision_and_sharded_files_are_found(broken):
     unet = broken / "unet" / "diffusion_pytorch_model.safetensors"
-    before = SD.load(broken, CPU, torch.float32).unet.conv_in.weight
+    before = SD.load(Folder(broken), CPU, torch.float32).denoiser.conv_in.weight
     unet.rename(unet.with_name("diffusion_pytorch_model.fp16.safetensors"))
-    assert torch.equal(SD.load(broken, CPU, torch.float32).unet.conv_in.weight, before)
+    assert torch.equal(SD.load(Folder(broken), CPU, torch.float32).denoiser.conv_in.weight, before)
     unet.with_name("diffusion_pytorch_model.fp16.safetensors").unlink()
-    whole = SD.load(tiny_sd(broken), CPU, torch.float32).unet
+    whole = SD.load(Folder(tiny_sd(broken)), CPU, torch.float32).denoiser
     unet.unlink()
     whole.save_pretrained(broken / "unet", max_shard_size="300KB")
-    assert not unet.exists() and torch.equal(SD.load(broken, CPU, torch.float32).unet.conv_in.weight, before)
+    assert not unet.exists() and torch.equal(SD.load(Folder(broken), CPU, torch.float32).denoiser.conv_in.weight, before)
     (broken / "unet" / sorted(file.name for file in (broken / "unet").glob("*-of-*"))[-1]).unlink()
     assert "-of-" in refusal(broken)
 
 
 def test_the_hash_tells_fine_tunes_of_one_size_apart(tmp_path, model):
-    hashes = [SD.load(tiny_sd(tmp_path / str(seed), seed=seed), CPU, torch.float32, parts=("unet",)).base_hash for seed in (0, 1)]
+    hashes = [SD.load(Folder(tiny_sd(tmp_path / str(seed), seed=seed)), CPU, torch.float32, parts=("unet",)).base_hash for seed in (0, 1)]
     assert hashes[0] == weights.short_hash(model / "unet" / "diffusion_pytorch_model.safetensors") != hashes[1] and len(hashes[0]) == 12
 
 
@@ -207,16 +208,20 @@ def test_weights_that_lack_a_tensor_or_are_a_pointer_are_refused(broken):
 def test_models_of_other_kinds_are_refused_by_what_they_are(broken, tmp_path):
     edit(broken / "unet" / "config.json", in_channels=9)
     assert "inpainting" in refusal(broken)
+    edit(broken / "model_index.json", _class_name="KandinskyPipeline")
+    assert "KandinskyPipeline" in refusal(broken) and "Stable Diffusion XL" in refusal(broken)
     edit(broken / "model_index.json", _class_name="StableDiffusionXLPipeline", text_encoder_2=["transformers", "CLIPTextModel"])
-    assert "StableDiffusionXL" in refusal(broken)
-    with pytest.raises(UserError, match="Stable Diffusion XL"):
-        SD.load(broken, CPU, torch.float32)
+    edit(broken / "unet" / "config.json", in_channels=4)
+    assert "conditioned differently" in refusal(broken)
     single = tmp_path / "v1-5-pruned.safetensors"
     single.write_bytes(b"x")
-    assert "single file" in refusal(single)
+    assert "damaged or no .safetensors file" in refusal(single)
+    pickled = tmp_path / "v1-5-pruned.ckpt"
+    pickled.write_bytes(b"x")
+    assert "model convert" in refusal(pickled)
     shutil.copytree(broken / "vae", tmp_path / "vae_only")
     assert "model_index.json" in refusal(tmp_path / "vae_only")
-    assert "known models: broken, vae_only" in refusal("nothing", workspace_models=tmp_path)
+    assert "known models: broken, v1-5-pruned.ckpt, v1-5-pruned.safetensors, vae_only" in refusal("nothing", workspace_models=tmp_path)
     assert "model.path" in refusal("")
 
 
@@ -240,7 +245,7 @@ def test_metadata_says_what_readers_look_for_and_nothing_private(parts):
         }
     )
     counts = {"pictures": 30, "steps_per_epoch": 150, "total_steps": 1500}
-    told = metadata(job, parts, steps=300, epoch=2, started_at=1_700_000_000.0, dataset_summary=counts, caption_version="v3")
+    told = metadata(job, SD, parts, steps=300, epoch=2, started_at=1_700_000_000.0, dataset_summary=counts, caption_version="v3")
     assert all(isinstance(value, str) for value in told.values())
     expected = {
         "ss_network_module": "networks.lora",

@@ -56,7 +56,7 @@ def train_a_little(trainables):
 def trained_file(model, file, precision="float32", seed=5, **settings):
     family, parts = load(model)
     train_a_little(attach(family, parts, seed=seed, **settings))
-    parts.unet.eval()
+    parts.denoiser.eval()
     LORA.save(family, parts, file, {"ss_network_dim": "4"}, precision=precision)
     return outputs(family, parts)
 
@@ -72,7 +72,7 @@ def test_nothing_changes_before_the_first_step_and_only_the_lora_is_trainable(mo
     assert difference(before, outputs(family, parts)) == [0.0, 0.0]
     assert [trainable.part for trainable in trainables] == ["unet", "text_encoder"]
     ours = {id(parameter) for trainable in trainables for parameter in trainable.parameters}
-    modules = [parts.unet, parts.vae, parts.text_encoders[0]]
+    modules = [parts.denoiser, parts.vae, parts.text_encoders[0]]
     assert {id(parameter) for module in modules for parameter in module.parameters() if parameter.requires_grad} == ours
     names = [name for trainable in trainables for name in trainable.names]
     assert len(names) == len(set(names)) == len(ours)
@@ -93,7 +93,7 @@ def test_lora_parameters_are_float32_on_a_half_precision_model_and_get_gradients
     trainables = attach(family, parts, rank=4)
     text = family.encode_prompts(parts, PROMPTS)
     family.predict(parts, torch.randn(2, 4, 8, 8), torch.tensor([1, 2]), text).float().square().mean().backward()
-    assert parts.unet.conv_in.weight.dtype == torch.bfloat16
+    assert parts.denoiser.conv_in.weight.dtype == torch.bfloat16
     for trainable in trainables:
         assert {parameter.dtype for parameter in trainable.parameters} == {torch.float32}
     # The up matrices start at zero, so at first only they get a gradient; the text encoder is reached through the UNet.
@@ -109,7 +109,7 @@ def test_a_saved_file_gives_the_same_forward_to_the_last_bit(model, tmp_path):
     assert min(difference(base, trained)) > 1e-3
     LORA.apply(family, parts, tmp_path / "a.safetensors", "a.v1")
     assert difference(trained, outputs(family, parts)) == [0.0, 0.0]
-    assert not any(parameter.requires_grad for parameter in parts.unet.parameters())
+    assert not any(parameter.requires_grad for parameter in parts.denoiser.parameters())
     LORA.set_weights(family, parts, {"a.v1": 0.5})
     halfway = outputs(family, parts)
     assert min(difference(halfway, base)) > 1e-4 and min(difference(halfway, trained)) > 1e-4
@@ -145,7 +145,7 @@ def test_a_training_goes_on_beside_an_applied_file(model, tmp_path):
     trainables = attach(family, parts, rank=2)
     LORA.set_weights(family, parts, {"trained": 1.0})
     assert all(parameter.requires_grad for trainable in trainables for parameter in trainable.parameters)
-    frozen = [parameter for name, parameter in parts.unet.named_parameters() if "trained" not in name]
+    frozen = [parameter for name, parameter in parts.denoiser.named_parameters() if "trained" not in name]
     assert not any(parameter.requires_grad for parameter in frozen)
     LORA.set_weights(family, parts, {})
     assert all(parameter.requires_grad for trainable in trainables for parameter in trainable.parameters)
@@ -171,7 +171,7 @@ def test_diffusers_own_loader_gives_the_same_forward(model, tmp_path):
     pipeline = StableDiffusionPipeline.from_pretrained(model, local_files_only=True, safety_checker=None)
     pipeline.load_lora_weights(tmp_path, weight_name="a.safetensors", local_files_only=True)
     family, parts = load(model)
-    parts.unet, parts.text_encoders = pipeline.unet, [pipeline.text_encoder]
+    parts.denoiser, parts.text_encoders = pipeline.unet, [pipeline.text_encoder]
     assert max(difference(trained, outputs(family, parts))) <= 1e-5
 
 
@@ -182,14 +182,14 @@ def test_a_file_saved_by_diffusers_is_read_with_its_alpha(model, tmp_path):
     family, parts = load(model)
     generator = torch.Generator().manual_seed(1)
     config = LoraConfig(r=4, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
-    parts.unet.add_adapter(config)
+    parts.denoiser.add_adapter(config)
     with torch.no_grad():
-        for name, parameter in parts.unet.named_parameters():
+        for name, parameter in parts.denoiser.named_parameters():
             if "lora_" in name:
                 parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
     theirs = outputs(family, parts)
     StableDiffusionLoraLoaderMixin.save_lora_weights(
-        tmp_path, get_peft_model_state_dict(parts.unet), unet_lora_adapter_metadata=config.to_dict(), weight_name="theirs.safetensors"
+        tmp_path, get_peft_model_state_dict(parts.denoiser), unet_lora_adapter_metadata=config.to_dict(), weight_name="theirs.safetensors"
     )
     family, parts = load(model)
     LORA.apply(family, parts, tmp_path / "theirs.safetensors", "theirs")
@@ -216,7 +216,7 @@ def test_convolutions_of_other_trainers_are_applied(model, tmp_path):
     applied = outputs(family, parts)
     _, merged = load(model)
     with torch.no_grad():
-        merged.unet.down_blocks[0].resnets[0].conv1.weight += 0.5 * torch.einsum("orxy,rikl->oikl", up, down)
+        merged.denoiser.down_blocks[0].resnets[0].conv1.weight += 0.5 * torch.einsum("orxy,rikl->oikl", up, down)
     assert difference(base, applied)[0] > 1e-3 and difference(applied, outputs(family, merged))[0] < 1e-5
 
 
@@ -290,7 +290,7 @@ def test_dropout_acts_in_train_mode_only(model):
     train_a_little(attach(family, parts, rank=4, dropout=0.5, train_text_encoder=False))
     torch.manual_seed(1)
     assert difference(outputs(family, parts), outputs(family, parts))[0] > 0
-    parts.unet.eval()
+    parts.denoiser.eval()
     assert difference(outputs(family, parts), outputs(family, parts)) == [0.0, 0.0]
 
 

@@ -13,6 +13,7 @@ from nosnja_gui import models
 from nosnja_gui.families import FAMILIES
 from nosnja_gui.models import KIT, captioner_models, check_model, demand_of, family_of, find_model, list_models, native_size
 from nosnja_gui.settings import UserError
+from nosnja_gui.sources import Folder
 from nosnja_gui.workspace import Workspace
 
 torch.set_num_threads(1)
@@ -29,7 +30,7 @@ def by_name(workspace):
 
 def test_the_demo_kit_is_always_there_and_its_name_is_its_path(tmp_path):
     (entry,) = list_models(Workspace(tmp_path / "nothing here"))
-    assert entry.from_kit and not entry.problem and entry.family == "sd" and entry.native_size == 128
+    assert entry.from_kit and not entry.problem and entry.family == "sd1" and entry.native_size == 128
     assert Path(entry.name).is_absolute() and find_model(entry.name, tmp_path) == entry.path == KIT / "sd"
     weights = sum(file.stat().st_size for file in entry.path.rglob("*.safetensors"))
     assert entry.size_bytes == weights > 20_000_000
@@ -46,7 +47,7 @@ def test_models_of_the_workspace_come_first_in_natural_order(workspace):
     entries = list_models(workspace)
     assert [entry.name for entry in entries[:-1]] == ["Anime", "sd-2", "sd-10"] and entries[-1].from_kit
     for entry in entries[:-1]:
-        assert (entry.family, entry.native_size, entry.problem, entry.from_kit) == ("sd", 64, "", False)
+        assert (entry.family, entry.native_size, entry.problem, entry.from_kit) == ("sd1", 64, "", False)
         assert find_model(entry.name, workspace.models) == entry.path
 
 
@@ -55,7 +56,7 @@ def test_what_cannot_be_used_says_why_in_a_sentence(workspace):
     (workspace.models / "incomplete" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     tiny_sd(workspace.models / "xl")
     index = workspace.models / "xl" / "model_index.json"
-    index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": "StableDiffusionXLPipeline"}))
+    index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": "KandinskyPipeline"}))
     tiny_sd(workspace.models / "damaged")
     (workspace.models / "damaged" / "model_index.json").write_text("{")
     tiny_sd(workspace.models / "odd")
@@ -69,9 +70,9 @@ def test_what_cannot_be_used_says_why_in_a_sentence(workspace):
     problems = {name: entry.problem for name, entry in entries.items() if not entry.from_kit}
     assert set(problems) == {"incomplete", "xl", "damaged", "odd", "v1-5.safetensors", "cut.safetensors"}
     assert all(problem.endswith(".") and "\n" not in problem for problem in problems.values())
-    assert "diffusion_pytorch_model.safetensors" in problems["incomplete"] and entries["incomplete"].family == "sd"
-    assert "StableDiffusionXLPipeline" in problems["xl"] and entries["xl"].family == ""
-    assert "single file" in problems["v1-5.safetensors"]
+    assert "diffusion_pytorch_model.safetensors" in problems["incomplete"] and entries["incomplete"].family == "sd1"
+    assert "KandinskyPipeline" in problems["xl"] and entries["xl"].family == ""
+    assert "UNet alone" in problems["v1-5.safetensors"] and "damaged" in problems["cut.safetensors"]
     for name in ("incomplete", "xl", "damaged"):
         with pytest.raises(UserError) as caught:
             check_model(workspace.models / name)
@@ -123,9 +124,9 @@ def test_captioner_models_of_the_workspace(workspace):
 
 def test_the_demand_of_a_model_is_read_from_its_headers(tmp_path):
     model = tiny_sd(tmp_path / "tiny")
-    family, parts = FAMILIES["sd"], FAMILIES["sd"].load(model, torch.device("cpu"), torch.float32)
+    family, parts = FAMILIES["sd1"], FAMILIES["sd1"].load(Folder(model), torch.device("cpu"), torch.float32)
     demand = demand_of(model)
-    for part, module in (("unet", parts.unet), ("vae", parts.vae), ("text_encoder", parts.text_encoders[0])):
+    for part, module in (("unet", parts.denoiser), ("vae", parts.vae), ("text_encoder", parts.text_encoders[0])):
         assert getattr(demand, part).parameters == sum(parameter.numel() for parameter in module.parameters())
     for part, (module, suffixes) in family.trainable_modules(parts).items():
         layers = [layer for name, layer in module.named_modules() if name.endswith(suffixes) and isinstance(layer, torch.nn.Linear)]

@@ -181,19 +181,19 @@ def test_painting_in_the_middle_of_a_training_leaves_everything_as_it_was(loaded
     with torch.no_grad():
         for parameter in trainables[0].parameters:
             parameter += 0.1
-    modes = [module.training for module in parts.unet.modules()]
+    modes = [module.training for module in parts.denoiser.modules()]
     state = torch.get_rng_state()
     first, second = (sample(family, parts, [request()])[0] for _ in range(2))
     assert largest_difference(first, second) == 0, "dropout was on"
     assert torch.equal(torch.get_rng_state(), state)
-    assert [module.training for module in parts.unet.modules()] == modes and any(modes)
+    assert [module.training for module in parts.denoiser.modules()] == modes and any(modes)
     assert all(parameter.requires_grad for parameter in trainables[0].parameters)
 
 
 def test_numbers_that_are_not_finite_are_an_error_and_not_a_black_picture(loaded):
     family, parts = loaded
     with torch.no_grad():
-        parts.unet.conv_in.weight[0] = float("nan")
+        parts.denoiser.conv_in.weight[0] = float("nan")
     with pytest.raises(UserError, match=r"seed 3 is not made of finite numbers \(computed in float32\)"):
         sample(family, parts, [request()])
 

@@ -17,6 +17,7 @@ from nosnja_gui.families import FAMILIES
 from nosnja_gui.methods import METHODS
 from nosnja_gui.schedules import curve
 from nosnja_gui.settings import UserError
+from nosnja_gui.sources import Folder
 from tests.small_training import draw_pictures, job, make_workspace, run_of, said, trained
 
 
@@ -61,8 +62,8 @@ def test_a_training_leaves_its_files_and_its_story(workspace):
 
 def test_the_file_loads_back_onto_the_base_model_and_changes_it(workspace):
     file, _ = trained(workspace, "loads")
-    family = FAMILIES["sd"]
-    parts = family.load(workspace.models / "tiny", torch.device("cpu"), torch.float32)
+    family = FAMILIES["sd1"]
+    parts = family.load(Folder(workspace.models / "tiny"), torch.device("cpu"), torch.float32)
     noisy, timesteps, text = torch.randn(1, 4, 8, 8), torch.tensor([500]), family.encode_prompts(parts, ["nosnjaoutfit"])
     with torch.no_grad():
         before = family.predict(parts, noisy, timesteps, text)
@@ -120,10 +121,10 @@ def test_the_first_steps_loss_is_the_plain_formula(workspace, monkeypatch):
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     alpha = (1 - betas).cumprod(0)[t].float().view(-1, 1, 1, 1)
     snr = (alpha / (1 - alpha)).flatten()
-    base = FAMILIES["sd"].load(workspace.models / "tiny", torch.device("cpu"), torch.float32)
+    base = FAMILIES["sd1"].load(Folder(workspace.models / "tiny"), torch.device("cpu"), torch.float32)
     with torch.no_grad():
-        text = FAMILIES["sd"].encode_prompts(base, [picture.caption for picture in pictures])
-        predicted = FAMILIES["sd"].predict(base, alpha.sqrt() * clean + (1 - alpha).sqrt() * noise, t, text)
+        text = FAMILIES["sd1"].encode_prompts(base, [picture.caption for picture in pictures])
+        predicted = FAMILIES["sd1"].predict(base, alpha.sqrt() * clean + (1 - alpha).sqrt() * noise, t, text)
     expected = (snr.clamp(max=5) / snr * (predicted - noise).square().mean((1, 2, 3))).sum()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
 
@@ -319,14 +320,14 @@ def test_our_own_mistakes_are_not_dressed_up(workspace, monkeypatch):
 
 def test_validation_is_the_same_figure_every_time_and_covers_all_timesteps(workspace, monkeypatch):
     seen = []
-    original = FAMILIES["sd"].__class__.predict
+    original = FAMILIES["sd1"].__class__.predict
 
-    def predict(self, parts, noisy, timesteps, text):
+    def predict(self, parts, noisy, timesteps, text, framing=None):
         if not torch.is_grad_enabled():
             seen.extend(timesteps.tolist())
-        return original(self, parts, noisy, timesteps, text)
+        return original(self, parts, noisy, timesteps, text, framing)
 
-    monkeypatch.setattr(FAMILIES["sd"].__class__, "predict", predict)
+    monkeypatch.setattr(FAMILIES["sd1"].__class__, "predict", predict)
     changes = {"dataset__validation_share": 0.4, "validation__every_epochs": 1, "validation__draws": 5, "training__max_steps": 1}
     _, first = trained(workspace, "validated-1", **changes)
     assert sorted(seen[:10]) == [50, 150, 250, 350, 450, 550, 650, 750, 850, 950]
@@ -349,8 +350,8 @@ def test_a_preview_shows_the_same_as_the_finished_file(workspace):
 
     changes = {"preview__prompts": ["a girl"], "preview__every_epochs": 2, "preview__steps": 3}
     file, run = trained(workspace, "previewed", lora__dropout=0.3, training__epochs=2, **changes)
-    family = FAMILIES["sd"]
-    parts = family.load(workspace.models / "tiny", torch.device("cpu"), torch.float32)
+    family = FAMILIES["sd1"]
+    parts = family.load(Folder(workspace.models / "tiny"), torch.device("cpu"), torch.float32)
     METHODS["lora"].apply(family, parts, file, "coat")
     (image,) = sample(family, parts, [ImageRequest("a girl", seed=1, steps=3, width=64, height=64)])
     (last,) = said(run, events.Sampled)

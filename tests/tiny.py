@@ -39,7 +39,6 @@ def _build(folder: Path, seed: int, size: int, prediction_type: str) -> Path:
     import torch
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-    from safetensors.torch import save_file
     from transformers.models.clip.configuration_clip import CLIPTextConfig
     from transformers.models.clip.modeling_clip import CLIPTextModel
 
@@ -79,10 +78,7 @@ def _build(folder: Path, seed: int, size: int, prediction_type: str) -> Path:
         encoder = CLIPTextModel(text)
     unet.save_pretrained(folder / "unet")
     vae.save_pretrained(folder / "vae")
-    encoder.save_pretrained(folder / "text_encoder")
-    # transformers 5 drops the prefix that every published Stable Diffusion 1.x has.
-    weights = {f"text_model.{name.removeprefix('text_model.')}": tensor.contiguous() for name, tensor in encoder.state_dict().items()}
-    save_file(weights, folder / "text_encoder" / "model.safetensors", metadata={"format": "pt"})
+    _save_text_encoder(encoder, folder / "text_encoder")
     scheduler = {
         "_class_name": "PNDMScheduler",
         "_diffusers_version": "0.6.0",
@@ -111,6 +107,107 @@ def _build(folder: Path, seed: int, size: int, prediction_type: str) -> Path:
     }
     _write_json(folder / "model_index.json", index)
     return folder
+
+
+def tiny_model(folder: Path, kind: str, seed: int = 0, prediction_type: str = "epsilon") -> Path:
+    """A diffusers folder with random weights that has the shape of a real `sd1`, `sd2` or `sdxl`, only narrower and flatter.
+
+    Everything that can be told from an original file's weights follows the real models' rules: heads, vocabulary, projections.
+    """
+    key = (kind, seed, prediction_type)
+    if key not in _models:
+        _models[key] = _build_model(Path(_keep.name) / "-".join(map(str, key)), *key)
+    shutil.copytree(_models[key], folder, dirs_exist_ok=True)
+    return folder
+
+
+_models: dict[tuple[str, int, str], Path] = {}
+
+
+def _build_model(folder: Path, kind: str, seed: int, prediction_type: str) -> Path:
+    import torch
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+    from transformers.models.clip.configuration_clip import CLIPTextConfig
+    from transformers.models.clip.modeling_clip import CLIPTextModel, CLIPTextModelWithProjection
+
+    from nosnja_gui.tokens import VOCABULARY
+
+    def text(width: int, layers: int, **more) -> CLIPTextConfig:
+        settings = {"vocab_size": 49408, "hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers}
+        settings |= {"num_attention_heads": width // 64, "projection_dim": width, "pad_token_id": 1}
+        return CLIPTextConfig(**settings | {"bos_token_id": 49406, "eos_token_id": 49407} | more)
+
+    size = {"sd1": 64, "sd2": 96 if prediction_type == "v_prediction" else 64, "sdxl": 128}[kind]
+    width = {"sd1": 64, "sd2": 1024, "sdxl": 192}[kind]
+    sdxl = {
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": [1, 2],
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 6 * 256 + 128,
+    }
+    plain = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNet2DConditionModel(
+            sample_size=size,
+            block_out_channels=(64, 128),
+            layers_per_block=1,
+            attention_head_dim=8 if kind == "sd1" else [1, 2],
+            cross_attention_dim=width,
+            use_linear_projection=kind != "sd1",
+            **(sdxl if kind == "sdxl" else plain),
+        )
+        vae = AutoencoderKL(
+            block_out_channels=(32, 32, 32, 32),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=1,
+            latent_channels=4,
+            sample_size=8 * size,
+            scaling_factor=0.13025 if kind == "sdxl" else 0.18215,
+            force_upcast=kind == "sdxl",
+        )
+        texts = {"text_encoder": CLIPTextModel(text(width, 2, hidden_act="gelu") if kind == "sd2" else text(64, 2))}
+        if kind == "sdxl":
+            texts["text_encoder_2"] = CLIPTextModelWithProjection(text(128, 3, hidden_act="gelu"))
+    unet.save_pretrained(folder / "unet")
+    vae.save_pretrained(folder / "vae")
+    for part, encoder in texts.items():
+        _save_text_encoder(encoder, folder / part)
+        target = folder / part.replace("text_encoder", "tokenizer")
+        shutil.copytree(VOCABULARY, target)
+        if kind == "sd2" or part == "text_encoder_2":
+            for name in ("tokenizer_config.json", "special_tokens_map.json"):
+                _write_json(target / name, {**json.loads((target / name).read_text(encoding="utf-8")), "pad_token": "!"})
+    schedule = {"_class_name": "EulerDiscreteScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    schedule |= {"num_train_timesteps": 1000, "steps_offset": 1, "prediction_type": prediction_type, "clip_sample": False}
+    _write_json(folder / "scheduler" / "scheduler_config.json", schedule)
+    index = {
+        "_class_name": "StableDiffusionXLPipeline" if kind == "sdxl" else "StableDiffusionPipeline",
+        "_diffusers_version": "0.30.0",
+        "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    if kind == "sdxl":
+        index |= {"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"], "tokenizer_2": ["transformers", "CLIPTokenizer"]}
+    _write_json(folder / "model_index.json", index)
+    return folder
+
+
+def _save_text_encoder(encoder, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    encoder.save_pretrained(folder)
+    # transformers 5 drops the prefix that every published Stable Diffusion has.
+    inside = {name.removeprefix("text_model."): tensor.contiguous() for name, tensor in encoder.state_dict().items()}
+    weights = {name if name.startswith("text_projection") else f"text_model.{name}": tensor for name, tensor in inside.items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def write_tokenizer(folder: Path) -> dict[str, int]:

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -82,6 +82,16 @@ class View:
     width: int
     height: int
     mirrored: bool = False
+    original: tuple[int, int] | None = None
+    """Width and height of the picture as it is on the disk, where that matters."""
+
+    @property
+    def framing(self) -> tuple[int, int, int, int, int, int]:
+        """Height and width of the original, top and left of the crop once it is scaled, height and width that it is cropped to."""
+        width, height = self.original or (self.width, self.height)
+        scale = max(self.width / width, self.height / height)
+        top, left = (round((side * scale - kept) / 2) for side, kept in ((height, self.height), (width, self.width)))
+        return height, width, max(0, top), max(0, left), self.height, self.width
 
 
 @dataclass
@@ -90,6 +100,11 @@ class Latents:
 
     tables: dict[tuple[int, int], torch.Tensor]  # size -> (views of that size, 2, channels, height/8, width/8), fp32
     rows: dict[View, int]
+    framings: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)  # size -> (views of that size, 6), fp32
+
+    def framing(self, views: Sequence[View], device: torch.device) -> torch.Tensor:
+        """How views of one size were cut out of their pictures (batch, 6), see `View.framing`."""
+        return rows_of(self.framings[views[0].width, views[0].height], [self.rows[view] for view in views], device)
 
     def of(self, views: Sequence[View], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and deviation (batch, channels, h, w) of views of one size."""
@@ -120,7 +135,7 @@ def rows_of(table: torch.Tensor, rows: list[int], device: torch.device) -> torch
 def encode_pictures(family: Family, parts: Parts, views: Iterable[View], cache: Cache, advance: Advance | None = None) -> Latents:
     """Latents of every view. Raises UserError for a picture that can't be read."""
     model = f"{weights_key(parts.vae)} {parts.vae.dtype}"
-    tables, rows = {}, {}
+    tables, rows, framings = {}, {}, {}
     by_size = sorted(set(views), key=lambda view: (view.width, view.height, str(view.path), view.mirrored))
     with ThreadPoolExecutor(max_workers=max(1, min(8, torch.get_num_threads()))) as readers:
         for size, group in itertools.groupby(by_size, key=lambda view: (view.width, view.height)):
@@ -133,8 +148,9 @@ def encode_pictures(family: Family, parts: Parts, views: Iterable[View], cache: 
 
             encoded = through_cache(cache, keys, encode, max(1, PIXELS_AT_ONCE // (size[0] * size[1])), advance)
             tables[size] = place(encoded["latents"], parts.device)
+            framings[size] = place(torch.tensor([view.framing for view in of_size], dtype=torch.float32), parts.device)
             rows.update({view: row for row, view in enumerate(of_size)})
-    return Latents(tables, rows)
+    return Latents(tables, rows, framings)
 
 
 def encode_captions(

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from nosnja_gui.families import Parts
+from nosnja_gui.families import Family, Parts
 from nosnja_gui.jobs import TrainJob
 
 
 def metadata(
     job: TrainJob,
+    family: Family,
     parts: Parts,
     steps: int,
     epoch: int,
@@ -26,7 +27,6 @@ def metadata(
     `caption_version` is a hash of the captions or the number of their version, never a caption; `started_at` in seconds since 1970.
     """
     counts = {name: int(value) for name, value in dataset_summary.items()}
-    second = getattr(parts.unet.config, "cross_attention_dim", 768) == 1024  # the width of SD 2.x's text encoder
     resolution = counts.get("resolution") or job.dataset.resolution
     text_rate = job.optimizer.text_encoder_learning_rate or None
     training, dataset, optimizer = job.training, job.dataset, job.optimizer
@@ -37,8 +37,8 @@ def metadata(
         "ss_network_dim": job.lora.rank,
         "ss_network_alpha": job.lora.alpha,
         "ss_network_dropout": job.lora.dropout,
-        "ss_base_model_version": "sd_v2" if second else "sd_v1",
-        "ss_v2": second,
+        "ss_base_model_version": family.kohya_version,
+        "ss_v2": family.kohya_version == "sd_v2",
         "ss_sd_model_name": _last_name(parts.base_name),
         "ss_sd_model_hash": parts.base_hash,
         "ss_learning_rate": optimizer.learning_rate,
@@ -67,10 +67,10 @@ def metadata(
         "ss_flip_aug": dataset.flip,
         "ss_caption_dropout_rate": dataset.caption_dropout,
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"stable-diffusion-v{2 if second else 1}/lora",
+        "modelspec.architecture": f"{family.modelspec(parts)}/lora",
         "modelspec.title": _last_name(job.name),
         "modelspec.date": datetime.datetime.fromtimestamp(started_at, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S"),
-        "modelspec.prediction_type": "v" if parts.prediction_type == "v_prediction" else "epsilon",
+        "modelspec.prediction_type": {"v_prediction": "v"}.get(parts.prediction_type, parts.prediction_type),
         "modelspec.resolution": f"{resolution}x{resolution}" if resolution else None,
         "modelspec.trigger_phrase": job.trigger or None,
         "nosnja_trigger": job.trigger or None,

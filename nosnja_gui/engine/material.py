@@ -22,6 +22,8 @@ class Material:
 
     family: Family
     model: Path
+    vae: Path | None
+    """What takes the place of the model's own autoencoder."""
     resolution: int
     training: tuple[Picture, ...]
     held_out: tuple[Picture, ...]
@@ -60,6 +62,7 @@ def prepare(job: TrainJob, workspace: Workspace, processes: int = 1) -> Material
     return Material(
         family=family,
         model=model,
+        vae=found.vae,
         resolution=resolution,
         training=arranged.training,
         held_out=arranged.held_out,

@@ -8,7 +8,8 @@ import torch
 
 from nosnja_gui.families import Family, Parts
 from nosnja_gui.jobs import Precision
-from nosnja_gui.models import family_of, find_model
+from nosnja_gui.models import find_model, source_of
+from nosnja_gui.sources import PredictionType
 
 
 def load_model(
@@ -17,16 +18,20 @@ def load_model(
     dtype: torch.dtype | None = None,
     workspace_models: Path | None = None,
     parts: tuple[str, ...] | None = None,
+    vae: Path | None = None,
+    prediction_type: PredictionType | None = None,
 ) -> tuple[Family, Parts]:
     """Load a base model, given by path or by its name in the workspace's models folder; all of its parts, or only some.
+
+    `vae` takes the place of its own autoencoder, `prediction_type` of what it says of itself.
 
     Raises UserError in one sentence for a missing, unknown, incomplete or damaged model.
     """
     model = find_model(path, workspace_models)
-    family = family_of(model)
+    family, source = source_of(model, vae, prediction_type)
     device = device or choose_device()
     dtype = dtype or choose_dtype("auto", device)
-    return family, family.load(model, device, dtype, parts) if parts else family.load(model, device, dtype)
+    return family, family.load(source, device, dtype, parts) if parts else family.load(source, device, dtype)
 
 
 def choose_device() -> torch.device:

@@ -29,7 +29,7 @@ def make(settings: OptimizerSettings, trainables: Sequence[Trainable]) -> torch.
 
 def rate_of(settings: OptimizerSettings, part: str) -> float:
     """The whole learning rate of a part, before the schedule."""
-    return (settings.text_encoder_learning_rate or 0.0) if part == "text_encoder" else settings.learning_rate
+    return (settings.text_encoder_learning_rate or 0.0) if part.startswith("text_encoder") else settings.learning_rate
 
 
 def change_rate(

@@ -10,7 +10,6 @@ import contextlib
 import importlib
 import inspect
 import io
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nosnja_gui.axes import SAMPLER_TITLES
 from nosnja_gui.families import Family, Parts, TextEncoding
 from nosnja_gui.files import write_atomic
+from nosnja_gui.infotext import Network, of_picture, write
 from nosnja_gui.settings import UserError
 
 if TYPE_CHECKING:
@@ -60,6 +59,16 @@ SAMPLERS: dict[str, SamplerKind] = {
     "unipc": SamplerKind("scheduling_unipc_multistep", "UniPCMultistepScheduler", {}),
     "heun": SamplerKind("scheduling_heun_discrete", "HeunDiscreteScheduler", {}),
 }
+
+
+FLOW_SAMPLERS: dict[str, SamplerKind] = {
+    "euler": SamplerKind("scheduling_flow_match_euler_discrete", "FlowMatchEulerDiscreteScheduler", {}),
+    "heun": SamplerKind("scheduling_flow_match_heun_discrete", "FlowMatchHeunDiscreteScheduler", {}),
+    "dpm++_2m": SamplerKind("scheduling_dpmsolver_multistep", "DPMSolverMultistepScheduler", {"use_flow_sigmas": True}),
+    "unipc": SamplerKind("scheduling_unipc_multistep", "UniPCMultistepScheduler", {"use_flow_sigmas": True}),
+}
+"""What there is for models of flow matching; others of the list fall back to the nearest of these."""
+NEAREST_FLOW_SAMPLER = {"dpm++_2m_karras": "dpm++_2m", "ddim": "euler", "euler_a": "euler"}
 
 
 @dataclass(frozen=True)
@@ -111,11 +120,23 @@ def sample(
 
 def make_scheduler(parts: Parts, sampler: str, steps: int) -> Any:
     """A fresh diffusers scheduler of this kind over the model's own noise schedule, with its timesteps set."""
+    if parts.prediction_type == "flow":
+        return _flow_scheduler(parts, sampler, steps)
     kind = SAMPLERS[sampler]
     cls = getattr(importlib.import_module(f"diffusers.schedulers.{kind.module}"), kind.cls)
     known = inspect.signature(cls.__init__).parameters
     shared = {key: parts.noise_schedule[key] for key in SHARED_SETTINGS if key in parts.noise_schedule and key in known}
     scheduler = cls(**{**shared, "prediction_type": parts.prediction_type, **kind.options})
+    scheduler.set_timesteps(steps, device=parts.device)
+    return scheduler
+
+
+def _flow_scheduler(parts: Parts, sampler: str, steps: int) -> Any:
+    kind = FLOW_SAMPLERS[NEAREST_FLOW_SAMPLER.get(sampler, sampler)]
+    cls = getattr(importlib.import_module(f"diffusers.schedulers.{kind.module}"), kind.cls)
+    shift = float(parts.noise_schedule.get("shift") or 1.0)
+    shifted = {"flow_shift": shift, "prediction_type": "flow_prediction"} if "use_flow_sigmas" in kind.options else {"shift": shift}
+    scheduler = cls(**{**shifted, **kind.options})
     scheduler.set_timesteps(steps, device=parts.device)
     return scheduler
 
@@ -135,7 +156,7 @@ def _problems(family: Family, request: ImageRequest) -> Iterator[str]:
 @contextlib.contextmanager
 def _evaluating(parts: Parts) -> Iterator[None]:
     """Dropout off while painting, also in the middle of a training; every module goes back into the mode it was in."""
-    roots = [module for module in (parts.unet, parts.vae, *parts.text_encoders) if module is not None]
+    roots = [module for module in (parts.denoiser, parts.vae, *parts.text_encoders) if module is not None]
     training = [module for root in roots for module in root.modules() if module.training]
     for root in roots:
         root.eval()
@@ -229,9 +250,9 @@ def _denoise(
     first = requests[0]
     scheduler = make_scheduler(parts, first.sampler, first.steps)
     generators = [torch.Generator("cpu").manual_seed(request.seed) for request in requests]
-    shape = (parts.unet.config.in_channels, first.height // family.latent_factor, first.width // family.latent_factor)
+    shape = (parts.denoiser.config.in_channels, first.height // family.latent_factor, first.width // family.latent_factor)
     noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])
-    latents = noise.to(parts.device) * scheduler.init_noise_sigma
+    latents = noise.to(parts.device) * getattr(scheduler, "init_noise_sigma", 1.0)
 
     guided = first.cfg_scale != 1
     scale = torch.tensor([request.cfg_scale for request in requests], device=parts.device).reshape(-1, 1, 1, 1)
@@ -240,7 +261,8 @@ def _denoise(
     extra = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
 
     for number, timestep in enumerate(scheduler.timesteps, start=1):
-        noisy = scheduler.scale_model_input(latents, timestep)
+        # Flows are not scaled.
+        noisy = scheduler.scale_model_input(latents, timestep) if hasattr(scheduler, "scale_model_input") else latents
         noisy = torch.cat([noisy, noisy]) if guided else noisy
         predicted = family.predict(parts, noisy, timestep.expand(len(noisy)), text).float()
         if guided:
@@ -282,29 +304,30 @@ def infotext(
     lora: str | None = None,
     weight: float | None = None,
     lora_hash: str | None = None,
+    *,
+    loras: Sequence[tuple[str, float, str]] = (),
+    vae: str = "",
 ) -> str:
-    """The text that A1111 keeps in its pictures and pastes back: prompt, negative prompt, one line of settings."""
-    prompt = request.prompt if lora is None else f"{request.prompt} <lora:{lora}:{1.0 if weight is None else weight:g}>"
-    settings: dict[str, Any] = {
-        "Steps": request.steps,
-        "Sampler": SAMPLER_TITLES[request.sampler],
-        "CFG scale": f"{request.cfg_scale:g}",
-        "Seed": request.seed,
-        "Size": f"{request.width}x{request.height}",
-        "Model hash": base_hash,
-        "Model": base_name,
-    }
-    if request.clip_skip > 1:
-        settings["Clip skip"] = request.clip_skip
-    if lora is not None and lora_hash:
-        settings["Lora hashes"] = f"{lora}: {lora_hash}"
-    line = ", ".join(f"{key}: {_quoted(str(value))}" for key, value in settings.items() if value != "")
-    negative = f"\nNegative prompt: {request.negative_prompt}" if request.negative_prompt else ""
-    return f"{prompt}{negative}\n{line}"
-
-
-def _quoted(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False) if any(sign in value for sign in ',:\n"') else value
+    """The text that a picture is kept with. `loras`: name, weight and hash of each, where there are more than the one `lora`."""
+    worn = [*([] if lora is None else [(lora, 1.0 if weight is None else weight, lora_hash or "")]), *loras]
+    return write(
+        of_picture(
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            seed=request.seed,
+            sampler=request.sampler,
+            steps=request.steps,
+            cfg_scale=request.cfg_scale,
+            width=request.width,
+            height=request.height,
+            clip_skip=request.clip_skip,
+            model=base_name,
+            model_hash=base_hash,
+            loras=[Network(name, weight) for name, weight, _ in worn],
+            lora_hashes={name: digits for name, _, digits in worn},
+            vae=vae,
+        )
+    )
 
 
 def save_png(image: Image.Image, path: Path, text: str) -> None:

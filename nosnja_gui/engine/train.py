@@ -29,7 +29,7 @@ from nosnja_gui.engine.cache import Cache, Encodings, Latents, View, encode_capt
 from nosnja_gui.engine.checkpoints import Checkpoint
 from nosnja_gui.engine.export import metadata
 from nosnja_gui.engine.material import Material, prepare
-from nosnja_gui.engine.models import choose_device, choose_dtype
+from nosnja_gui.engine.models import choose_device, choose_dtype, load_model
 from nosnja_gui.engine.objectives import Objective, objective
 from nosnja_gui.engine.sampler import ImageRequest, infotext, sample, save_png
 from nosnja_gui.engine.voice import Voice, in_words, interrupts
@@ -219,7 +219,7 @@ class Training:
         return bool(self.job.optimizer.text_encoder_learning_rate)
 
     def view(self, picture: Picture, mirrored: bool = False) -> View:
-        return View(picture.path, *self.material.shapes[picture.path], mirrored)
+        return View(picture.path, *self.material.shapes[picture.path], mirrored, (picture.width, picture.height))
 
     def text_of(self, captions: list[str]) -> TextEncoding:
         if self.encodings is None:
@@ -232,11 +232,12 @@ def begin(job: TrainJob, material: Material, accelerator: Accelerator) -> Traini
     device = accelerator.device
     dtype = choose_dtype(job.model.precision, device)
     family, method = material.family, METHODS[job.method]
-    parts = family.load(material.model, device, dtype)
+    wanted = job.model.prediction_type
+    _, parts = load_model(material.model, device, dtype, vae=material.vae, prediction_type=None if wanted == "auto" else wanted)
     torch.manual_seed(derive(job.training.seed, "start"))
     trainables = method.attach(family, parts, getattr(job, job.method), bool(job.optimizer.text_encoder_learning_rate))
     if job.training.gradient_checkpointing:
-        parts.unet.enable_gradient_checkpointing()
+        parts.denoiser.enable_gradient_checkpointing()
     return Training(
         job=job,
         material=material,
@@ -303,13 +304,15 @@ def batch_loss(training: Training, batch: Batch) -> torch.Tensor:
     """Sum of the weighted losses of this process's share of a batch."""
     own, counts = share_of(batch, training.accelerator.process_index, training.accelerator.num_processes)
     pictures = training.material.training
-    mean, deviation = training.latents.of([training.view(pictures[shown.picture], shown.mirrored) for shown in own], training.parts.device)
+    views = [training.view(pictures[shown.picture], shown.mirrored) for shown in own]
+    mean, deviation = training.latents.of(views, training.parts.device)
     clean = mean + deviation * torch.randn_like(mean)
     noise = torch.randn_like(clean)
     timesteps = training.objective.draw_timesteps(len(own))
     noisy = training.objective.add_noise(clean, noise, timesteps)
     text = training.text_of([caption_of(pictures[shown.picture], shown) for shown in own])
-    predicted = training.family.predict(training.parts, noisy, timesteps, text)
+    framing = training.latents.framing(views, training.parts.device)
+    predicted = training.family.predict(training.parts, noisy, training.objective.told(timesteps), text, framing)
     return training.objective.losses(predicted, clean, noise, timesteps).sum() * float(counts)
 
 
@@ -446,7 +449,7 @@ def not_finite(training: Training, step: int, what: str) -> str:
 @contextlib.contextmanager
 def at_rest(training: Training) -> Iterator[None]:
     """For previews and validation: eval mode, no gradients, and the random state of the training left as it is."""
-    modules = [training.parts.unet, *training.parts.text_encoders]
+    modules = [training.parts.denoiser, *training.parts.text_encoders]
     modes = [module.training for module in modules]
     devices = [training.parts.device] if training.parts.device.type == "cuda" else []
     for module in modules:
@@ -529,14 +532,16 @@ def validate(training: Training, step: int, voice: Voice, stop: Callable[[], Non
             for _, group in itertools.groupby(rows, key=lambda row: training.material.shapes[pictures[row[0]].path]):
                 for chosen in _chunks(list(group), training.job.training.batch_size):
                     stop()
-                    clean, _ = training.latents.of([training.view(pictures[place]) for place, _ in chosen], device)
+                    views = [training.view(pictures[place]) for place, _ in chosen]
+                    clean, _ = training.latents.of(views, device)
                     shape = clean.shape[1:]
                     noise = torch.stack([fixed_noise(training, pictures[place], draw, shape) for place, draw in chosen]).to(device)
                     strata = [(draw * len(pictures) + place + 0.5) / len(rows) for place, draw in chosen]
                     timesteps = torch.tensor([int(stratum * count) for stratum in strata]).to(device)
                     noisy = training.objective.add_noise(clean, noise, timesteps)
                     text = training.text_of([pictures[place].caption or "" for place, _ in chosen])
-                    predicted = training.family.predict(training.parts, noisy, timesteps, text)
+                    framing = training.latents.framing(views, device)
+                    predicted = training.family.predict(training.parts, noisy, training.objective.told(timesteps), text, framing)
                     losses.append(training.objective.losses(predicted, clean, noise, timesteps))
         voice.say(events.Validated(step=step, loss=torch.cat(losses).mean().item()))
     training.accelerator.wait_for_everyone()
@@ -586,7 +591,7 @@ def save_lora(training: Training, run: RunFolder, file: Path, step: int, epoch: 
     captions = key_of(*sorted(picture.caption or "" for picture in material.training))[:12]
     # The job was written when the run was begun: a resumed training keeps that time.
     began = run.run_yaml.stat().st_mtime if run.run_yaml.exists() else time.time()
-    about = metadata(at_rate_of_now(training), training.parts, step, epoch, began, counts, captions)
+    about = metadata(at_rate_of_now(training), training.family, training.parts, step, epoch, began, counts, captions)
     training.method.save(training.family, training.parts, file, about, precision=job.saving.precision)
     voice.say(events.Saved(step=step, epoch=epoch, file=_relative(file, run)))
 

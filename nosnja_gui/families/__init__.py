@@ -7,30 +7,32 @@ sampler ask it and never look at its name.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nosnja_gui.registry import Shelf
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from pathlib import Path
 
     import torch
 
-    from nosnja_gui.families.demand import Demand, Weights
+    from nosnja_gui.adapters import PartNames
+    from nosnja_gui.families.demand import Demand
+    from nosnja_gui.sources import Original, OriginalPart, PredictionType, Source
 
 
 @dataclass
 class Parts:
     """A loaded model, taken apart. Frozen and in eval mode when it comes from `Family.load`."""
 
-    unet: torch.nn.Module
+    denoiser: torch.nn.Module
+    """The UNet or transformer."""
     vae: torch.nn.Module
     text_encoders: list[torch.nn.Module]
     tokenizers: list[Any]
     noise_schedule: dict[str, Any]
-    """The scheduler's configuration (betas, num_train_timesteps, prediction_type ...)."""
-    prediction_type: Literal["epsilon", "v_prediction"]
+    """The scheduler's configuration (betas, num_train_timesteps, shift ...)."""
+    prediction_type: PredictionType
     device: torch.device
     dtype: torch.dtype
     base_name: str
@@ -57,21 +59,36 @@ class Family(Protocol):
     native_size: int
     """Side in pixels at which its models were trained, where the model itself doesn't say."""
     latent_factor: int
+    kohya_version: str
+    """What kohya's trainer and its readers call it (`ss_base_model_version`)."""
+    original: Original | None
+    """What its single files look like; None where it has none that can be read."""
+    standard: Path
+    """Configurations of the usual model, for what is known without having one."""
 
-    def recognises(self, model: Path) -> bool:
-        """Whether the model at this path is of this family, from its configuration alone (cheap, no weights)."""
+    def recognises(self, source: Source) -> bool:
+        """Whether a folder is a model of this family, from its configuration alone (cheap, no weights)."""
 
-    def check(self, model: Path) -> None:
+    def check(self, source: Source) -> None:
         """Raises UserError in one sentence for what is wrong with a model, as far as it shows without loading it."""
 
-    def load(self, model: Path, device: torch.device, dtype: torch.dtype, parts: tuple[str, ...] = ...) -> Parts:
+    def load(self, source: Source, device: torch.device, dtype: torch.dtype, parts: tuple[str, ...] = ...) -> Parts:
         """Load a model. Raises UserError in one sentence for a missing, wrong or damaged one."""
 
-    def size_of(self, model: Path) -> int:
+    def skeleton(self, source: Source) -> Parts:
+        """The modules without their weights, on the meta device: for names and shapes."""
+
+    def prediction_of(self, source: Source) -> PredictionType:
+        """What this very model predicts."""
+
+    def size_of(self, source: Source) -> int:
         """Native side in pixels of this very model."""
 
-    def demand(self, headers: Mapping[str, Weights]) -> Demand:
-        """How much work and memory this very model takes, from the headers of its weight files by part."""
+    def demand(self, source: Source) -> Demand:
+        """How much work and memory this very model takes, from the headers of its weight files."""
+
+    def modelspec(self, parts: Parts) -> str:
+        """Its architecture as the modelspec metadata calls it: stable-diffusion-v1."""
 
     def encode_images(self, parts: Parts, pixels: torch.Tensor) -> torch.Tensor:
         """pixels (batch, 3, height, width) in [-1, 1] -> scaled latents: mean and standard deviation.
@@ -83,19 +100,28 @@ class Family(Protocol):
         """latents (batch, channels, height/8, width/8) -> pixels (batch, 3, height, width) in [-1, 1]."""
 
     def encode_prompts(self, parts: Parts, prompts: list[str], clip_skip: int = 1, max_chunks: int = 1) -> TextEncoding:
-        """Differentiable where the text encoder is being trained. clip_skip N: the N-th hidden state from the end.
+        """Differentiable where the text encoder is being trained. clip_skip N: the N-th of its usual hidden states from the end.
 
         Prompts longer than a window of 75 tokens are encoded in up to `max_chunks` windows; what is beyond is cut off.
         """
 
-    def predict(self, parts: Parts, noisy: torch.Tensor, timesteps: torch.Tensor, text: TextEncoding) -> torch.Tensor:
-        """The denoiser's output for noisy latents (batch, channels, h, w) at timesteps (batch,)."""
+    def predict(
+        self, parts: Parts, noisy: torch.Tensor, timesteps: torch.Tensor, text: TextEncoding, framing: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The denoiser's output for noisy latents (batch, channels, h, w) at timesteps (batch,).
+
+        `framing` (batch, 6): height and width of the original picture, top and left of the crop, height and width that it was cropped
+        to, in pixels; families that don't look at it are free to ignore it, and None means a picture that was painted whole.
+        """
 
     def trainable_modules(self, parts: Parts) -> dict[str, tuple[torch.nn.Module, tuple[str, ...]]]:
         """Part name -> (module, suffixes of its attention projections): where adapters go."""
 
-    def kohya_prefix(self, part: str) -> str:
-        """`lora_unet_` and the like: how the kohya layout begins the module names of a part."""
+    def names(self, parts: Parts) -> list[PartNames]:
+        """How files of every layout name the modules of the parts that adapters go on; of those that are loaded."""
+
+    def vae_original(self) -> OriginalPart:
+        """How to read an autoencoder of this family in the original layout."""
 
 
 FAMILIES: Shelf[Family] = Shelf("nosnja_gui.families", "model family")

@@ -15,8 +15,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-Weights = Mapping[str, tuple[str, tuple[int, ...]]]
-"""Name of each weight -> number format and shape."""
+from nosnja_gui.weights import Weights
 
 TEXT_TOKENS = 77
 
@@ -106,6 +105,12 @@ class TextDemand:
     layer_parameters: int
     channels: int
     """Of all layers together."""
+
+    def __add__(self, other: TextDemand) -> TextDemand:
+        """Of two encoders that both read every caption."""
+        return TextDemand(
+            self.parameters + other.parameters, self.layer_parameters + other.layer_parameters, self.channels + other.channels
+        )
 
     def training_flop(self) -> float:
         """Forward and backward pass of one caption: two forward passes' work for the latter."""

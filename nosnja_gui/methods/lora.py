@@ -89,7 +89,7 @@ class Lora:
 
         trainables = []
         for part, (module, suffixes) in family.trainable_modules(parts).items():
-            if part == "text_encoder" and not train_text_encoder:
+            if part.startswith("text_encoder") and not train_text_encoder:
                 continue
             config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=list(suffixes))
             _inject(config, module, TRAINED)
@@ -122,7 +122,7 @@ class Lora:
         tensors: dict[str, torch.Tensor] = {}
         for part, (module, _) in family.trainable_modules(parts).items():
             for name, layer in _layers(module, TRAINED):
-                key = family.kohya_prefix(part) + name.replace(".", "_")
+                key = _prefixes(family, parts)[part] + name.replace(".", "_")
                 tensors[f"{key}.lora_down.weight"] = _finished(layer.lora_A[TRAINED].weight, dtype, file)
                 tensors[f"{key}.lora_up.weight"] = _finished(layer.lora_B[TRAINED].weight, dtype, file)
                 tensors[f"{key}.alpha"] = torch.tensor(float(layer.lora_alpha[TRAINED]))
@@ -201,10 +201,10 @@ def read_differences(family: Family, parts: Parts, file: Path) -> dict[str, dict
         raise UserError(f"{file} holds weights that are not finite numbers, its training had failed: choose another file.")
 
     modules = {part: module for part, (module, _) in family.trainable_modules(parts).items()}
-    targets = _targets(family, modules)
+    targets = _targets(_prefixes(family, parts), modules)
     grouped, strange = _group(tensors)
     unknown = sorted(key for key in grouped if key not in targets) + sorted(strange)
-    if unknown and not _only_unloaded(unknown, family, modules):
+    if unknown and not _only_unloaded(unknown, modules):
         kind = "an SDXL model" if any("lora_te2_" in key for key in grouped) else "another kind of model"
         raise UserError(
             f"{file} doesn't fit {parts.base_name}: {len(unknown)} of its {len(grouped) + len(strange)} modules, such as '{unknown[0]}', "
@@ -224,19 +224,23 @@ def read_differences(family: Family, parts: Parts, file: Path) -> dict[str, dict
     return found
 
 
-def _targets(family: Family, modules: Mapping[str, torch.nn.Module]) -> dict[str, tuple[str, str]]:
+def _prefixes(family: Family, parts: Parts) -> dict[str, str]:
+    return {names.part: f"{names.kohya}_{names.inner.replace('.', '_')}" for names in family.names(parts)}
+
+
+def _targets(prefixes: Mapping[str, str], modules: Mapping[str, torch.nn.Module]) -> dict[str, tuple[str, str]]:
     """Every name under which a file may speak of a linear or convolution layer -> (part, module name)."""
     import torch
     from peft.tuners.lora import LoraLayer
 
     targets: dict[str, tuple[str, str]] = {}
     for part, module in modules.items():
-        prefix = family.kohya_prefix(part)
+        prefix = prefixes[part]
         for name, layer in module.named_modules():
             if isinstance(layer, LoraLayer | torch.nn.Linear | torch.nn.Conv2d) and ".lora_" not in name and ".base_layer" not in name:
                 targets[prefix + name.replace(".", "_")] = (part, name)
                 targets[f"{part}.{name}"] = (part, name)
-                if part == "text_encoder":
+                if part.startswith("text_encoder"):
                     targets[f"{part}.text_model.{name}"] = (part, name)
     return targets
 
@@ -265,10 +269,10 @@ def _plain(key: str) -> str:
     return key
 
 
-def _only_unloaded(unknown: list[str], family: Family, modules: Mapping[str, torch.nn.Module]) -> bool:
+def _only_unloaded(unknown: list[str], modules: Mapping[str, torch.nn.Module]) -> bool:
     """Whether the parts that have no place all belong to a part of the model that simply wasn't loaded."""
     absent = [part for part in ("unet", "text_encoder") if part not in modules]
-    starts = tuple(start for part in absent for start in (family.kohya_prefix(part), f"{part}."))
+    starts = tuple(start for part in absent for start in ({"unet": "lora_unet_", "text_encoder": "lora_te_"}[part], f"{part}."))
     return bool(starts) and all(key.startswith(starts) for key in unknown)
 
 
