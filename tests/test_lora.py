@@ -299,4 +299,4 @@ def test_metadata_is_what_the_caller_gave(model, tmp_path):
     attach(family, parts, rank=4)
     LORA.save(family, parts, tmp_path / "a.safetensors", {"ss_network_args": json.dumps({"a": 1})})
     with safe_open(tmp_path / "a.safetensors", "pt") as file:
-        assert set(file.metadata()) == {"ss_network_args", "sshs_model_hash"}
+        assert set(file.metadata()) == {"ss_network_args", "sshs_model_hash", "sshs_legacy_hash"}

@@ -181,7 +181,10 @@ class PartNames:
     comfyui: str
     """`diffusion_model`, `text_encoders.clip_l.transformer`: what stands in front in ComfyUI's own layout, without the last dot."""
     original: Mapping[str, str] = field(default_factory=dict)
-    """Module name -> its name in the original (CompVis, Stability) layout, where that has another name for it."""
+    """Module name -> its name in the original (CompVis, Stability) layout, where that has another name for it.
+
+    Not for text encoders: kohya and ComfyUI name their modules as transformers does.
+    """
     kohya_writes_original: bool = False
     """Whether kohya's layout uses the original names (SDXL's UNet does); both are understood when reading."""
     inner: str = ""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from nosnja_gui.adapters import PartNames
+    from nosnja_gui.adapters import Adapter, PartNames
     from nosnja_gui.families.demand import Demand
     from nosnja_gui.sources import Original, OriginalPart, PredictionType, Source
 
@@ -40,6 +40,9 @@ class Parts:
     """Short hash of the base weights, written into what is trained on them."""
     adapters: dict[str, float] = field(default_factory=dict)
     """Applied adapters by name and weight, kept by the methods."""
+    patches: dict[str, Adapter] = field(default_factory=dict)
+    """What of them is added to the weights themselves, and the weights as they were, by part, module and "weight" or "bias"."""
+    originals: dict[tuple[str, str, str], torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,9 @@ class Family(Protocol):
     """What its single files look like; None where it has none that can be read."""
     standard: Path
     """Configurations of the usual model, for what is known without having one."""
+
+    adapter_parts: tuple[str, ...]
+    """Parts that adapters can go on: unet, text_encoder ..."""
 
     def recognises(self, source: Source) -> bool:
         """Whether a folder is a model of this family, from its configuration alone (cheap, no weights)."""
@@ -119,6 +125,9 @@ class Family(Protocol):
 
     def names(self, parts: Parts) -> list[PartNames]:
         """How files of every layout name the modules of the parts that adapters go on; of those that are loaded."""
+
+    def pipeline(self, parts: Parts) -> Any:
+        """diffusers' own pipeline around these very parts, for what is to be tried as its users would."""
 
     def vae_original(self) -> OriginalPart:
         """How to read an autoencoder of this family in the original layout."""

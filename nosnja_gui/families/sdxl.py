@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from nosnja_gui.families import Parts, TextEncoding, original, shapes
+from nosnja_gui.families.loading import quiet
 from nosnja_gui.families.stable_diffusion import (
     CONFIGS,
     StableDiffusion,
     TextPart,
     clip_part,
     inner_text_model,
+    plain_scheduler,
     schedule,
     token_chunks,
     told_prediction,
@@ -92,6 +94,21 @@ class StableDiffusionXL(StableDiffusion):
             added_cond_kwargs=conditions,
             return_dict=False,
         )[0]
+
+    def pipeline(self, parts: Parts) -> Any:
+        from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+
+        with quiet():
+            return StableDiffusionXLPipeline(
+                vae=parts.vae,
+                text_encoder=parts.text_encoders[0],
+                text_encoder_2=parts.text_encoders[1],
+                tokenizer=parts.tokenizers[0],
+                tokenizer_2=parts.tokenizers[1],
+                unet=parts.denoiser,
+                scheduler=plain_scheduler(parts),
+                add_watermarker=False,
+            )
 
 
 def _device(encoder: torch.nn.Module) -> torch.device:

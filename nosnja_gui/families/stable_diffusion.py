@@ -17,7 +17,7 @@ from nosnja_gui import weights
 from nosnja_gui.adapters import PartNames
 from nosnja_gui.families import Parts, TextEncoding, original, shapes
 from nosnja_gui.families.demand import Demand, adapter_width, of_text_encoder, of_unet, of_vae
-from nosnja_gui.families.loading import clip_tokenizer, module, skeleton
+from nosnja_gui.families.loading import clip_tokenizer, module, quiet, skeleton
 from nosnja_gui.settings import UserError
 from nosnja_gui.sources import Folder, Original, OriginalPart, PredictionType, SingleFile, Source, Tokenizer
 from nosnja_gui.tokens import VOCABULARY
@@ -133,6 +133,10 @@ class StableDiffusion:
         except UserError:
             width = None
         return self.owns(kind, width if isinstance(width, int) else None)
+
+    @property
+    def adapter_parts(self) -> tuple[str, ...]:
+        return ("unet", *(text.part for text in self.text_parts))
 
     def all_parts(self) -> tuple[str, ...]:
         return ("unet", "vae", *(text.part for text in self.text_parts))
@@ -280,6 +284,21 @@ class StableDiffusion:
             modules[text.part] = (inner_text_model(encoder), TEXT_ATTENTION)
         return modules
 
+    def pipeline(self, parts: Parts) -> Any:
+        from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+
+        with quiet():
+            return StableDiffusionPipeline(
+                vae=parts.vae,
+                text_encoder=parts.text_encoders[0],
+                tokenizer=parts.tokenizers[0],
+                unet=parts.denoiser,
+                scheduler=plain_scheduler(parts),
+                safety_checker=None,
+                feature_extractor=None,
+                requires_safety_checker=False,
+            )
+
     def names(self, parts: Parts) -> list[PartNames]:
         modules = self.trainable_modules(parts)
         found = []
@@ -303,14 +322,22 @@ class StableDiffusion:
         return found
 
 
+def plain_scheduler(parts: Parts) -> Any:
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    return DDIMScheduler.from_config({**parts.noise_schedule, "prediction_type": parts.prediction_type, "clip_sample": False})
+
+
 def layer_shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
-    """Shape of the weight of every linear and convolution layer, also below adapters that are on."""
+    """Shape of the weight of every linear, convolution and norm layer, also below adapters that are on."""
     import torch
+
+    kinds = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.GroupNorm, torch.nn.LayerNorm)
 
     found = {}
     for name, layer in module.named_modules():
         base = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
-        if isinstance(base, torch.nn.Linear | torch.nn.Conv2d) and ".lora_" not in name and not name.endswith(".base_layer"):
+        if isinstance(base, kinds) and base.weight is not None and ".lora_" not in name and not name.endswith(".base_layer"):
             found[name] = tuple(base.weight.shape)
     return found
 

@@ -1,27 +1,26 @@
-"""LoRA: low-rank differences of the attention projections (Hu et al. 2021), trained through peft.
+"""LoRA: low-rank differences of the attention projections (Hu et al. 2021), trained through peft; its whole kin is applied.
 
-Files are written in the kohya layout that A1111 and ComfyUI read; read are that layout and diffusers' and peft's own.
-Never asks which family the parts came from.
+Files are read and written by `nosnja_gui.adapters` in every layout. Never asks which family the parts came from.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
+from nosnja_gui.adapters import Adapter, Address, LowRank, Update
+from nosnja_gui.adapters.reading import read
+from nosnja_gui.adapters.writing import Layout, Precision, encode
 from nosnja_gui.files import write_atomic
 from nosnja_gui.methods import MethodSettings, Trainable
 from nosnja_gui.settings import Shown, Slider, UserError
-from nosnja_gui.weights import header
 
 if TYPE_CHECKING:
     import torch
@@ -44,34 +43,6 @@ class LoraSettings(MethodSettings):
 
 TRAINED = "trained"
 """Name of the adapter that is being trained."""
-OTHER_KINDS = {
-    "hada_": "a LoHa",
-    "lokr_": "a LoKr",
-    "oft_": "an OFT",
-    "boft_": "a BOFT",
-    "dora_scale": "a DoRA",
-    "lora_magnitude_vector": "a DoRA",
-    "lora_mid": "a LoRA with CP decomposition",
-    ".diff": "a file of full differences",
-    "emb_params": "a textual inversion",
-    "string_to_param": "a textual inversion",
-}
-DOWN_ENDS = (".lora_down.weight", ".lora_A.weight", ".lora_A.default.weight", ".lora.down.weight", "_lora.down.weight")
-UP_ENDS = (".lora_up.weight", ".lora_B.weight", ".lora_B.default.weight", ".lora.up.weight", "_lora.up.weight")
-ALPHA_ENDS = (".alpha",)
-
-
-@dataclass
-class Difference:
-    """One module's update: weight + (alpha / rank) * up @ down."""
-
-    down: torch.Tensor  # (rank, inputs) or (rank, inputs, kernel, kernel)
-    up: torch.Tensor  # (outputs, rank) or (outputs, rank, 1, 1)
-    alpha: float
-
-    @property
-    def rank(self) -> int:
-        return self.down.shape[0]
 
 
 class Lora:
@@ -106,50 +77,87 @@ class Lora:
         self.set_weights(family, parts, parts.adapters)
         return trainables
 
+    def trained(self, family: Family, parts: Parts) -> Adapter:
+        """The trained adapter as data; its tensors are the parameters themselves."""
+        updates: dict[Address, Update] = {}
+        for part, (module, _) in family.trainable_modules(parts).items():
+            for name, layer in _layers(module, TRAINED):
+                down, up = layer.lora_A[TRAINED].weight.detach(), layer.lora_B[TRAINED].weight.detach()
+                updates[part, name] = LowRank(down, up, float(layer.lora_alpha[TRAINED]))
+        assert updates, "nothing was attached, so there is nothing to save"
+        return Adapter(updates)
+
     def save(
         self,
         family: Family,
         parts: Parts,
         file: Path,
         metadata: Mapping[str, str],
-        precision: Literal["float16", "bfloat16", "float32"] = "float16",
+        precision: Precision = "float16",
+        layout: Layout = "kohya",
     ) -> None:
         """Write the trained adapter. Raises UserError, and leaves an old file alone, if a weight is not a finite number."""
-        import torch
-        from safetensors.torch import save
+        try:
+            content = encode(self.trained(family, parts), family.names(parts), layout, precision, metadata)
+        except UserError as error:
+            raise UserError(str(error).replace("Nothing was written", f"{file} was not written")) from None
+        write_atomic(file, content)
 
-        dtype = getattr(torch, precision)
-        tensors: dict[str, torch.Tensor] = {}
-        for part, (module, _) in family.trainable_modules(parts).items():
-            for name, layer in _layers(module, TRAINED):
-                key = _prefixes(family, parts)[part] + name.replace(".", "_")
-                tensors[f"{key}.lora_down.weight"] = _finished(layer.lora_A[TRAINED].weight, dtype, file)
-                tensors[f"{key}.lora_up.weight"] = _finished(layer.lora_B[TRAINED].weight, dtype, file)
-                tensors[f"{key}.alpha"] = torch.tensor(float(layer.lora_alpha[TRAINED]))
-        assert tensors, "nothing was attached, so there is nothing to save"
-        content = save(tensors)
-        # kohya's sshs_model_hash: sha256 of everything behind the header, so metadata doesn't change it.
-        digest = hashlib.sha256(content[8 + int.from_bytes(content[:8], "little") :]).hexdigest()
-        write_atomic(file, save(tensors, metadata={**metadata, "sshs_model_hash": digest}))
+    def start_from(self, family: Family, parts: Parts, adapter: Adapter) -> None:
+        """Begin where a LoRA left off: plain updates of the trained rank or less, of modules that are trained.
+
+        Lesser ranks are filled up with what a fresh LoRA begins with, so they change nothing at first.
+        """
+        import torch
+
+        with torch.no_grad():
+            for part, (module, _) in family.trainable_modules(parts).items():
+                for name, layer in _layers(module, TRAINED):
+                    update = adapter.updates.get((part, name))
+                    if not isinstance(update, LowRank):
+                        continue
+                    down, up = layer.lora_A[TRAINED].weight, layer.lora_B[TRAINED].weight
+                    scale = (update.alpha / update.rank) / layer.scaling[TRAINED]
+                    # Both matrices take an equal part of the scale, so that both go on learning at a like pace.
+                    half = abs(scale) ** 0.5
+                    down[: update.rank] = (update.down.flatten(1) * half).reshape(update.rank, *down.shape[1:]).to(down)
+                    sign = 1.0 if scale >= 0 else -1.0
+                    up[:, : update.rank] = (update.up.flatten(1) * (sign * half)).reshape(up.shape[0], update.rank, *up.shape[2:]).to(up)
 
     def apply(self, family: Family, parts: Parts, file: Path, name: str) -> None:
-        """Put a file onto the parts, frozen, in the model's precision, at weight 1; several can be on at once."""
+        """Put a file onto the parts, frozen, at weight 1; several can be on at once.
+
+        Plain LoRAs go beside the weights, in the model's precision. What isn't a product of two matrices (LoHa, LoKr, DoRA, whole
+        differences) is added to the weights themselves, whose originals are kept in the machine's memory.
+        """
+        names = family.names(parts)
+        absent = set(family.adapter_parts) - {part.part for part in names}
+        self.put_on(family, parts, read(file, names, parts.base_name, absent), name)
+
+    def put_on(self, family: Family, parts: Parts, adapter: Adapter, name: str) -> None:
+        """`apply` of what was read already."""
         from peft import LoraConfig
 
         assert name not in parts.adapters, f"an adapter '{name}' is applied already"
-        differences = read_differences(family, parts, file)
-        for part, found in differences.items():
-            module, _ = family.trainable_modules(parts)[part]
+        modules = {part: module for part, (module, _) in family.trainable_modules(parts).items()}
+        plain = {address: update for address, update in adapter.updates.items() if isinstance(update, LowRank) and update.mid is None}
+        for part, module in modules.items():
+            found = {target: update for (where, target), update in plain.items() if where == part}
+            if not found:
+                continue
             config = LoraConfig(
                 r=1,
                 target_modules=list(found),
-                rank_pattern={f"^{re.escape(target)}": difference.rank for target, difference in found.items()},
-                alpha_pattern={f"^{re.escape(target)}": difference.alpha for target, difference in found.items()},
+                rank_pattern={f"^{re.escape(target)}$": update.rank for target, update in found.items()},
+                alpha_pattern={f"^{re.escape(target)}$": update.alpha for target, update in found.items()},
                 inference_mode=True,
             )
             _inject(config, module, _adapter_key(name))
             for target, layer in _layers(module, _adapter_key(name)):
                 _fill(layer, _adapter_key(name), found[target])
+        others = {address: update for address, update in adapter.updates.items() if address not in plain}
+        if others or adapter.biases:
+            parts.patches[name] = Adapter(others, adapter.biases)
         parts.adapters[name] = 1.0
         self.set_weights(family, parts, parts.adapters)
 
@@ -166,6 +174,7 @@ class Lora:
                     layer.set_adapter(active, inference_mode=True)
                     for name, weight in parts.adapters.items():
                         layer.set_scale(_adapter_key(name), weight)
+        _patch(family, parts)
 
     def remove(self, family: Family, parts: Parts, name: str) -> None:
         """Take an applied file off; other adapters keep their weights."""
@@ -180,134 +189,52 @@ class Lora:
                         setattr(module.get_submodule(parent), child, layer.get_base_layer())
             getattr(module, "peft_config", {}).pop(_adapter_key(name), None)
         del parts.adapters[name]
+        parts.patches.pop(name, None)
         self.set_weights(family, parts, dict(parts.adapters))
 
 
-def read_differences(family: Family, parts: Parts, file: Path) -> dict[str, dict[str, Difference]]:
-    """Part -> module name -> difference. Raises UserError for a damaged file, another kind of file or another model's."""
+def _patch(family: Family, parts: Parts) -> None:
+    """Add what is on to the weights' originals; where nothing is on any more the original itself comes back."""
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
-    entries = header(file)
-    for mark, title in OTHER_KINDS.items():
-        if any(mark in key for key in entries):
-            raise UserError(f"{file} is {title}, which cannot be applied yet: choose a LoRA file.")
-    try:
-        tensors = load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{file} is damaged ({error}): copy or download it again.") from None
-    if not all(torch.isfinite(tensor).all() for tensor in tensors.values() if tensor.is_floating_point()):
-        raise UserError(f"{file} holds weights that are not finite numbers, its training had failed: choose another file.")
-
+    wanted: dict[tuple[str, str, str], list[tuple[Any, float]]] = {}
+    for name, adapter in parts.patches.items():
+        if weight := parts.adapters.get(name, 0.0):
+            for address, update in adapter.updates.items():
+                wanted.setdefault((*address, "weight"), []).append((update, weight))
+            for address, difference in adapter.biases.items():
+                wanted.setdefault((*address, "bias"), []).append((difference, weight))
+    if not wanted and not parts.originals:
+        return
     modules = {part: module for part, (module, _) in family.trainable_modules(parts).items()}
-    targets = _targets(_prefixes(family, parts), modules)
-    grouped, strange = _group(tensors)
-    unknown = sorted(key for key in grouped if key not in targets) + sorted(strange)
-    if unknown and not _only_unloaded(unknown, modules):
-        kind = "an SDXL model" if any("lora_te2_" in key for key in grouped) else "another kind of model"
-        raise UserError(
-            f"{file} doesn't fit {parts.base_name}: {len(unknown)} of its {len(grouped) + len(strange)} modules, such as '{unknown[0]}', "
-            f"have no place there; it was trained on {kind}."
-        )
-    alphas = _peft_alphas(entries.get("__metadata__"))
-    found: dict[str, dict[str, Difference]] = {}
-    for key, pieces in grouped.items():
-        if key not in targets:
-            continue
-        part, name = targets[key]
-        difference = _difference(pieces, alphas.get(f"{part}.{name}", alphas.get(part)), key, file)
-        _check_fit(modules[part].get_submodule(name), difference, key, file, parts.base_name)
-        found.setdefault(part, {})[name] = difference
-    if not found:
-        raise UserError(f"{file} holds no LoRA weights: choose a LoRA file.")
-    return found
+    with torch.no_grad():
+        for place in [*parts.originals, *(place for place in wanted if place not in parts.originals)]:
+            part, target, which = place
+            layer = modules[part].get_submodule(target)
+            parameter = getattr(layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer, which)
+            if parameter is None:
+                raise UserError(f"'{target}' of {parts.base_name} has no {which}, which the LoRA changes: choose a LoRA of this model.")
+            original = parts.originals.setdefault(place, parameter.detach().to("cpu", copy=True)).to(parameter.device)
+            total = original.float()
+            for change, weight in wanted.get(place, []):
+                delta = change if which == "bias" else _on(change, parameter.device).delta(original)
+                total = total + weight * delta.to(total.device, torch.float32).reshape(total.shape)
+            parameter.copy_(total)
+            if place not in wanted:
+                del parts.originals[place]
 
 
-def _prefixes(family: Family, parts: Parts) -> dict[str, str]:
-    return {names.part: f"{names.kohya}_{names.inner.replace('.', '_')}" for names in family.names(parts)}
-
-
-def _targets(prefixes: Mapping[str, str], modules: Mapping[str, torch.nn.Module]) -> dict[str, tuple[str, str]]:
-    """Every name under which a file may speak of a linear or convolution layer -> (part, module name)."""
+def _on(update: Any, device: torch.device) -> Any:
+    """An update with its tensors there."""
     import torch
-    from peft.tuners.lora import LoraLayer
 
-    targets: dict[str, tuple[str, str]] = {}
-    for part, module in modules.items():
-        prefix = prefixes[part]
-        for name, layer in module.named_modules():
-            if isinstance(layer, LoraLayer | torch.nn.Linear | torch.nn.Conv2d) and ".lora_" not in name and ".base_layer" not in name:
-                targets[prefix + name.replace(".", "_")] = (part, name)
-                targets[f"{part}.{name}"] = (part, name)
-                if part.startswith("text_encoder"):
-                    targets[f"{part}.text_model.{name}"] = (part, name)
-    return targets
+    def moved(value: Any) -> Any:
+        return value.to(device) if isinstance(value, torch.Tensor) else _on(value, device) if is_dataclass(value) else value
+
+    return replace(update, **{field.name: moved(getattr(update, field.name)) for field in fields(update)})
 
 
-def _group(tensors: Mapping[str, torch.Tensor]) -> tuple[dict[str, dict[str, torch.Tensor]], list[str]]:
-    """Tensors by module key and role (down, up, alpha), and the keys that are none of these."""
-    grouped: dict[str, dict[str, torch.Tensor]] = {}
-    strange = []
-    for key, tensor in tensors.items():
-        for role, ends in (("down", DOWN_ENDS), ("up", UP_ENDS), ("alpha", ALPHA_ENDS)):
-            end = next((end for end in ends if key.endswith(end)), None)
-            if end:
-                grouped.setdefault(_plain(key.removesuffix(end)), {})[role] = tensor
-                break
-        else:
-            strange.append(key)
-    return grouped, strange
-
-
-def _plain(key: str) -> str:
-    """Old diffusers names ('...attn1.processor.to_q', '...to_out') and peft's ('base_model.model.') in today's form."""
-    key = key.removeprefix("base_model.model.")
-    if ".processor." in key:
-        key = re.sub(r"\.processor\.(to_[qkv]|to_out)$", r".\1", key)
-        key = f"{key}.0" if key.endswith(".to_out") else key
-    return key
-
-
-def _only_unloaded(unknown: list[str], modules: Mapping[str, torch.nn.Module]) -> bool:
-    """Whether the parts that have no place all belong to a part of the model that simply wasn't loaded."""
-    absent = [part for part in ("unet", "text_encoder") if part not in modules]
-    starts = tuple(start for part in absent for start in ({"unet": "lora_unet_", "text_encoder": "lora_te_"}[part], f"{part}."))
-    return bool(starts) and all(key.startswith(starts) for key in unknown)
-
-
-def _peft_alphas(metadata: Mapping[str, str] | None) -> dict[str, float]:
-    """Alphas of a file that diffusers saved, by part and by part and module: they are in its metadata, not beside the weights."""
-    try:
-        saved = json.loads((metadata or {})["lora_adapter_metadata"])
-        alphas = {part: float(saved[f"{part}.lora_alpha"]) for part in ("unet", "text_encoder") if f"{part}.lora_alpha" in saved}
-        patterns = {(part, name): alpha for part in alphas for name, alpha in (saved.get(f"{part}.alpha_pattern") or {}).items()}
-        return alphas | {f"{part}.{name}": float(alpha) for (part, name), alpha in patterns.items()}
-    except (KeyError, ValueError, TypeError, AttributeError):
-        return {}
-
-
-def _difference(pieces: Mapping[str, torch.Tensor], stated_alpha: float | None, key: str, file: Path) -> Difference:
-    """Without any alpha, alpha is the rank: that is how such files are meant."""
-    if "down" not in pieces or "up" not in pieces or min(pieces["down"].ndim, pieces["up"].ndim) < 2:
-        raise UserError(f"{file} is incomplete, '{key}' lacks one of its two matrices: copy or download it again.")
-    down, up = pieces["down"].float(), pieces["up"].float()
-    alpha = float(pieces["alpha"].float().reshape(-1)[0]) if "alpha" in pieces else stated_alpha
-    return Difference(down, up, float(down.shape[0]) if alpha is None else alpha)
-
-
-def _check_fit(layer: torch.nn.Module, difference: Difference, key: str, file: Path, base_name: str) -> None:
-    base = layer.get_base_layer() if hasattr(layer, "get_base_layer") else layer
-    outputs, inputs = base.weight.shape[0], base.weight[0].numel()
-    ours = difference.up.shape[0], difference.down[0].numel()
-    if ours != (outputs, inputs) or difference.up[0].numel() != difference.rank:
-        raise UserError(
-            f"{file} doesn't fit {base_name}: '{key}' is made for {ours[1]} inputs and {ours[0]} outputs, "
-            f"but the model has {inputs} and {outputs} there; it was trained on another kind of model."
-        )
-
-
-def _fill(layer: Any, key: str, difference: Difference) -> None:
+def _fill(layer: Any, key: str, difference: LowRank) -> None:
     import torch
 
     base = layer.get_base_layer()
@@ -347,17 +274,6 @@ def _kept_trainable(module: torch.nn.Module) -> Iterator[None]:
 def _adapter_key(name: str) -> str:
     """torch refuses dots in the names of submodules, and files are called 'costume-v1.2'."""
     return name.replace(".", "\N{MIDDLE DOT}")
-
-
-def _finished(weight: torch.Tensor, dtype: torch.dtype, file: Path) -> torch.Tensor:
-    import torch
-
-    if not torch.isfinite(weight).all():
-        raise UserError(f"{file} was not written: the training has failed, a weight is not a finite number; lower the learning rate.")
-    tensor = weight.detach().to("cpu", dtype).contiguous()
-    if not torch.isfinite(tensor).all():
-        raise UserError(f"{file} was not written: a weight is too large for float16; set saving.precision to float32.")
-    return tensor
 
 
 ENTRY = Lora()

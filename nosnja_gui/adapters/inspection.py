@@ -1,0 +1,335 @@
+"""What a LoRA file is, from its header alone: kind, layout, family, ranks, alphas, trigger words, how it was trained. No torch."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import re
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nosnja_gui import weights
+from nosnja_gui.adapters import keys
+from nosnja_gui.settings import UserError
+
+PRECISIONS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8", "F8_E5M2": "float8"}
+NUMBERS: dict[str, tuple[int, Callable[[bytes], float]]] = {
+    "F64": (8, lambda raw: struct.unpack("<d", raw)[0]),
+    "F32": (4, lambda raw: struct.unpack("<f", raw)[0]),
+    "F16": (2, lambda raw: struct.unpack("<e", raw)[0]),
+    "BF16": (2, lambda raw: struct.unpack("<f", b"\0\0" + raw)[0]),
+    "I64": (8, lambda raw: struct.unpack("<q", raw)[0]),
+    "I32": (4, lambda raw: struct.unpack("<i", raw)[0]),
+}
+"""Number format -> bytes, and how to read one; alphas are whole numbers in some LyCORIS files."""
+NEARLY_ALL = 0.9
+"""A tag that stands in so many of a folder's captions is taken for a trigger word."""
+MOST_TAGS = 20
+
+FAMILY_BY_WIDTH = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
+"""What cross-attention looks at is as wide as the text encoders' output."""
+FAMILY_BY_CLAIM = {
+    "sd_v1": "SD 1.x", "diffusion-v1": "SD 1.x", "sd_v2": "SD 2.x", "diffusion-v2": "SD 2.x", "sd3": "SD 3", "diffusion-3": "SD 3",
+    "xl": "SDXL", "flux": "Flux",
+}  # fmt: skip
+SETTINGS = {
+    "network": (
+        "network_module", "network_dim", "network_alpha", "network_dropout", "network_args", "scale_weight_norms",
+    ),
+    "training": (
+        "learning_rate", "unet_lr", "text_encoder_lr", "optimizer", "lr_scheduler", "lr_warmup_steps", "max_grad_norm", "epoch",
+        "num_epochs", "steps", "max_train_steps", "total_batch_size", "batch_size_per_device", "gradient_accumulation_steps",
+        "gradient_checkpointing", "mixed_precision", "full_fp16", "seed", "clip_skip", "max_token_length", "caption_dropout_rate",
+        "prior_loss_weight", "training_comment", "training_started_at", "training_finished_at",
+    ),
+    "loss": (
+        "min_snr_gamma", "noise_offset", "multires_noise_iterations", "multires_noise_discount", "adaptive_noise_scale",
+        "zero_terminal_snr", "ip_noise_gamma", "debiased_estimation", "loss_type", "huber_schedule", "huber_c",
+    ),
+    "pictures": (
+        "num_train_images", "num_reg_images", "num_validation_images", "num_batches_per_epoch", "resolution", "enable_bucket",
+        "min_bucket_reso", "max_bucket_reso", "bucket_no_upscale", "flip_aug", "color_aug", "random_crop", "shuffle_caption", "keep_tokens",
+        "dataset_dirs", "reg_dataset_dirs",
+    ),
+    "base model": ("sd_model_name", "sd_model_hash", "new_sd_model_hash", "base_model_version", "v2", "vae_name", "vae_hash"),
+}  # fmt: skip
+"""kohya's ss_ values (sd-scripts train_network.py) by what they are about, in the order in which they are shown."""
+NOT_SETTINGS = ("tag_frequency", "bucket_info", "datasets", "session_id", "output_name")
+SHORT = {"lr": "learning rate", "reso": "resolution", "dim": "rank", "num": "number of", "reg": "regularisation", "sd": "", "aug": ""}
+
+
+@dataclass(frozen=True)
+class ModuleRow:
+    """What a file changes about one module."""
+
+    part: str
+    """unet, text_encoder, text_encoder_2 ...; "" where its name doesn't tell."""
+    module: str
+    """As the file has it."""
+    kind: str
+    rank: int | None
+    """None where it has none: full differences, LoKr of whole factors."""
+    alpha: float | None
+    """As it takes effect: what isn't stated is the rank."""
+    shape: tuple[int, ...]
+    """(outputs, inputs, kernel ...) of the weight that it is for; LoHa and LoKr may have the kernel folded into the inputs."""
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """A word that may call up what was learned."""
+
+    words: str
+    count: int | None = None
+    """In how many captions it stands; None for what the file itself calls its trigger."""
+    captions: int | None = None
+    """Out of so many."""
+    folder: str = ""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    file: Path
+    problems: tuple[str, ...] = ()
+    """A sentence for each reason why it cannot be used."""
+    kinds: tuple[str, ...] = ()
+    """LoRA, LoHa, LoKr, DoRA, "DoRA (LoKr)", "full difference"; the most frequent first."""
+    layout: str = ""
+    """kohya, diffusers, comfyui, peft or lycoris."""
+    family: str = ""
+    """SD 1.x, SD 2.x, SDXL, SD 3 or Flux; "" where nothing tells."""
+    precisions: tuple[str, ...] = ()
+    """float16 and the like, the most frequent first."""
+    rows: tuple[ModuleRow, ...] = ()
+    triggers: tuple[Trigger, ...] = ()
+    """What is stated first, then the tags that stand in nearly all captions of a folder, the most frequent first."""
+    settings: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Group -> name -> value, readable."""
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(row.part for row in self.rows))
+
+    @property
+    def text_encoders(self) -> tuple[str, ...]:
+        return tuple(part for part in self.parts if part.startswith("text_encoder"))
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        return tuple(sorted({row.rank for row in self.rows if row.rank is not None}))
+
+    @property
+    def alphas(self) -> tuple[float, ...]:
+        return tuple(sorted({row.alpha for row in self.rows if row.alpha is not None}))
+
+
+def inspect(file: Path) -> Inspection:
+    """What the file is; `problems` says what is wrong with one that is damaged, incomplete or of another sort. Never raises UserError."""
+    try:
+        entries = weights.header(file)
+    except UserError as error:
+        return Inspection(file, (str(error),))
+    said = entries.pop("__metadata__", None)
+    metadata = {str(name): str(value) for name, value in said.items()} if isinstance(said, dict) else {}
+    try:
+        shapes = {key: tuple(map(int, entry["shape"])) for key, entry in entries.items()}
+    except (KeyError, TypeError, ValueError):
+        return Inspection(file, (f"{file} is damaged (its header is not readable): copy or download it again.",), metadata=metadata)
+    modules, strange = keys.grouped(entries)
+    rows, problems = _rows(file, entries, modules, shapes, metadata)
+    return Inspection(
+        file=file,
+        problems=(*_strange(file, entries, modules, strange), *problems),
+        kinds=_by_frequency(row.kind for row in rows),
+        layout=keys.layout_of(modules),
+        family=family({row.module: row.shape for row in rows}, metadata),
+        precisions=_by_frequency(
+            PRECISIONS.get(entry["dtype"], str(entry["dtype"]).lower()) for key, entry in entries.items() if not key.endswith(".alpha")
+        ),
+        rows=tuple(rows),
+        triggers=tuple(_triggers(metadata)),
+        settings=settings(metadata),
+        metadata=metadata,
+    )
+
+
+def _rows(
+    file: Path,
+    entries: Mapping[str, Any],
+    modules: Mapping[str, Mapping[str, str]],
+    shapes: Mapping[str, keys.Shape],
+    metadata: Mapping[str, str],
+) -> tuple[list[ModuleRow], list[str]]:
+    rows, halves, odd, problems = [], [], [], []
+    try:
+        stated = keys.stated_alphas(metadata, file)
+    except UserError as error:
+        stated = keys.StatedAlphas()
+        problems.append(str(error))
+    beside = _numbers(file, {stem: entries[roles["alpha"]] for stem, roles in modules.items() if "alpha" in roles})
+    for stem, roles in modules.items():
+        pieces = {role: shapes[key] for role, key in roles.items()}
+        if keys.lacking(pieces):
+            halves.append(stem)
+            continue
+        shape, rank = keys.weight_shape(pieces), keys.rank(pieces)
+        if shape is None:
+            odd.append(stem)
+            continue
+        alpha = None
+        if rank is not None:
+            alpha = beside.get(stem, stated.alpha(keys.part_of(stem), keys.spelled(stem), rank))
+            alpha = float(rank) if alpha is None else alpha
+        rows.append(ModuleRow(keys.part_of(stem), stem, keys.kind(pieces), rank, alpha, shape))
+    if halves and not keys.other_kind(entries):
+        lacking = " and ".join(keys.lacking(modules[halves[0]]))
+        problems.append(
+            f"{file} is incomplete, {len(halves)} of its {len(modules)} modules lack something ('{halves[0]}' lacks {lacking}): "
+            "copy or download it again."
+        )
+    if odd:
+        problems.append(f"{file} is damaged, the pieces of '{odd[0]}' don't fit each other: copy or download it again.")
+    return rows, problems
+
+
+def _strange(file: Path, entries: Mapping[str, Any], modules: Mapping[str, Any], strange: list[str]) -> Iterator[str]:
+    if title := keys.other_kind(entries):
+        yield f"{file} is, or holds, {title}, which cannot be applied: choose a LoRA file."
+    elif not modules:
+        yield f"{file} holds no LoRA weights: choose a LoRA file."
+    elif strange:
+        yield f"{file} holds {len(strange)} weights that are no LoRA's, such as '{strange[0]}': choose another file."
+
+
+def _by_frequency(titles: Any) -> tuple[str, ...]:
+    return tuple(title for title, _ in Counter(titles).most_common())
+
+
+def _numbers(file: Path, entries: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """The values of single numbers, read from the file; those that cannot be read are left out."""
+    found: dict[str, float] = {}
+    with open(file, "rb") as stream:
+        start = 8 + int.from_bytes(stream.read(8), "little")
+        for stem, entry in entries.items():
+            try:
+                count, number = NUMBERS[entry["dtype"]]
+                stream.seek(start + entry["data_offsets"][0])
+                value = number(stream.read(count))
+            except (OSError, KeyError, TypeError, IndexError, struct.error):
+                continue
+            if math.isfinite(value):
+                # The shortest number that is stored as this one: 0.1 and not 0.10000000149.
+                found[stem] = float(f"{value:.6g}")
+    return found
+
+
+def family(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> str:
+    """For which family of models a file was made, from its modules' names and weight shapes; "" where they don't tell.
+
+    Names and widths: SD 1.x, 2.x and SDXL as in diffusers' convert_from_ckpt and sd-scripts library/sdxl_model_util.py; Flux and SD 3 as in
+    sd-scripts networks/lora_flux.py and lora_sd3.py, and diffusers' transformers.
+    """
+    modules = {stem.replace(".", "_"): shape for stem, shape in shapes.items()}
+    parts = {keys.part_of(stem) for stem in shapes}
+
+    def widths(pattern: str) -> set[int]:
+        """Inputs of the linear layers whose names have it."""
+        return {shape[1] for name, shape in modules.items() if len(shape) > 1 and re.search(pattern, name)}
+
+    def named(pattern: str) -> bool:
+        return any(re.search(pattern, name) for name in modules)
+
+    if named(r"double_blocks_|single_transformer_blocks_"):
+        return "Flux"
+    if named(r"joint_blocks_"):
+        return "SD 3"
+    if "transformer" in parts:
+        return (
+            "Flux" if 3072 in widths(r"transformer_blocks_\d+_attn_to_q") else "SD 3" if widths(r"transformer_blocks_\d+_attn_to_") else ""
+        )
+    for width in widths(r"attn2_to_[kv]$"):
+        if width in FAMILY_BY_WIDTH:
+            return FAMILY_BY_WIDTH[width]
+    claims = f"{metadata.get('modelspec.architecture', '')} {metadata.get('ss_base_model_version', '')}".lower()
+    claimed = next((found for mark, found in FAMILY_BY_CLAIM.items() if mark in claims), "")
+    # Only SDXL has transformers of several layers, a second text encoder beside the first and kohya's lora_te1.
+    if "text_encoder_2" in parts or named(r"transformer_blocks_[1-9]|^lora_te1_|add_embedding|label_emb"):
+        return claimed or "SDXL"
+    # Only SD 1.x and 2.x attend at full resolution; SD 1.x projects by 1x1 convolutions.
+    if named(r"(down_blocks_0|up_blocks_3)_attentions|input_blocks_[12]_1_|output_blocks_(9|10|11)_1_") and not claimed:
+        kernels = {len(shape) for name, shape in modules.items() if re.search(r"_proj_(in|out)$", name) and "_ff_" not in name}
+        text = widths(r"_self_attn_")
+        return "SD 1.x" if 4 in kernels or 768 in text else "SD 2.x" if 1024 in text or 2 in kernels else ""
+    if parts == {"text_encoder"} and not claimed:
+        return next((FAMILY_BY_WIDTH[width] for width in widths(r"_self_attn_") if width in (768, 1024)), "")
+    return claimed
+
+
+def _triggers(metadata: Mapping[str, str]) -> Iterator[Trigger]:
+    stated = [metadata.get(key, "").strip() for key in ("modelspec.trigger_phrase", "nosnja_trigger")]
+    yield from (Trigger(words) for words in dict.fromkeys(stated) if words)
+    counts = _json(metadata, "ss_dataset_dirs")
+    tags = []
+    for folder, frequencies in _json(metadata, "ss_tag_frequency").items():
+        numbers = {tag: count for tag, count in frequencies.items() if isinstance(count, int)} if isinstance(frequencies, dict) else {}
+        if not numbers:
+            continue
+        about = counts.get(folder)
+        pictures = about.get("img_count") if isinstance(about, dict) else None
+        # Without the number of pictures the most frequent tag is taken to stand in all of them.
+        captions = pictures if isinstance(pictures, int) and pictures >= max(numbers.values()) else max(numbers.values())
+        tags += [Trigger(tag, count, captions, folder) for tag, count in numbers.items() if count >= max(1, NEARLY_ALL * captions)]
+    yield from sorted(tags, key=lambda tag: -(tag.count or 0))[:MOST_TAGS]
+
+
+def _json(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
+    try:
+        values = json.loads(metadata.get(key, "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def settings(metadata: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Group -> name -> value of the ss_ values in the metadata, without those that say nothing; unknown ones come last."""
+    said = {
+        key.removeprefix("ss_"): value for key, value in metadata.items() if key.startswith("ss_") and value not in ("", "None", "null")
+    }
+    known = {name for names in SETTINGS.values() for name in names}
+    groups = {**SETTINGS, "other": tuple(sorted(set(said) - known - set(NOT_SETTINGS)))}
+    found = {group: {_label(name): _value(name, said[name]) for name in names if name in said} for group, names in groups.items()}
+    return {group: values for group, values in found.items() if values}
+
+
+def _label(name: str) -> str:
+    words = (SHORT.get(word, word) for word in name.split("_"))
+    return " ".join(word for word in words if word)
+
+
+def _value(name: str, value: str) -> str:
+    if name.endswith("_at"):
+        try:
+            return datetime.datetime.fromtimestamp(float(value), datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
+        except (ValueError, OverflowError, OSError):
+            return value
+    if value in ("True", "False"):
+        return "yes" if value == "True" else "no"
+    if value.startswith("{"):
+        try:
+            values = json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+        return ", ".join(f"{key}: {_inner(inner)}" for key, inner in values.items())
+    return value
+
+
+def _inner(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{key} {inner}" for key, inner in value.items())
+    return str(value)
