@@ -1,5 +1,7 @@
 """Presets: each loads, says what it is for, and changes are laid over it."""
 
+import re
+
 import pytest
 
 from nosnja_gui import presets
@@ -8,6 +10,8 @@ from nosnja_gui.settings import UserError
 
 NAMES = [preset.name for preset in presets.list_presets()]
 PICTURES = 30
+CARDS = {"low-memory-4gb": 4, "low-memory": 6, "card-8gb": 8, "sdxl-12gb": 12}
+"""Preset and the memory of the card that it is for, in GB."""
 
 
 def steps(job: TrainJob) -> float:
@@ -18,6 +22,7 @@ def steps(job: TrainJob) -> float:
 
 def test_the_expected_presets_are_there_and_the_default_comes_first():
     assert set(NAMES) >= {"balanced", "fast", "gentle", "costume-30-pictures", "eight-bit-style", "low-memory", "demo"}
+    assert set(NAMES) >= set(CARDS)
     assert NAMES[0] == presets.DEFAULT
 
 
@@ -29,6 +34,24 @@ def test_every_preset_loads_and_says_what_it_is_for(name):
     assert job.model.path == job.dataset.path == job.output == job.trigger == "", "a preset must not name anybody's files"
     assert 100 <= steps(job) <= 5000
     assert job.lora.alpha <= job.lora.rank
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "demo"])
+def test_a_preset_needs_the_memory_that_it_says_and_fits_its_card(name):
+    """The program's own estimate for the real models, 30 pictures and a preview."""
+    from dataclasses import replace
+
+    from test_estimate import PLAN, real
+
+    from nosnja_gui.estimate import GIB, MARGIN, memory
+
+    job = presets.train_job(name)
+    phases = memory(job, replace(PLAN, resolution=job.dataset.resolution or 512), real("sdxl" if "sdxl" in name else "sd15"), on_gpu=True)
+    about = next(preset.about for preset in presets.list_presets() if preset.name == name)
+    said = float(re.search(r"Needs about ([\d.]+) GB of graphics memory", about)[1])
+    assert said == pytest.approx(max(phases.values()) / GIB, abs=0.15)
+    if name in CARDS:
+        assert max(phases.values()) * MARGIN < CARDS[name] * GIB and f"{CARDS[name]} GB" in about
 
 
 def test_the_recipe_of_the_costume():

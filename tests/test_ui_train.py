@@ -364,3 +364,63 @@ def test_a_person_moves_sliders_mistypes_a_value_is_refused_and_finds_the_form_a
             wait_for(lambda: field.locator(".nosnja-number-box").input_value() == "5", page=page)
             wait_for(lambda: field.locator(".nosnja-field-error").count(), page=page)
             assert page.locator("#field-training-epochs .nosnja-number-box").input_value() == "11"
+
+
+# Settings of another trainer
+
+
+def files(*names: str) -> dict:
+    folder = Path(__file__).parent / "foreign_files"
+    return {"files": [{"name": name, "text": (folder / name).read_text()} for name in names]}
+
+
+def test_another_trainers_settings_fill_the_form_but_for_what_is_personal(tab, pictures):
+    *fields, _, _, bar, shown = tab.settings_brought(files("kohya_ss.json", "dataset.toml"), "en", pictures, "balanced", *given(tab))
+    values = {name: field for name, field in zip(tab.form.components, fields, strict=True) if field != gr.skip()}
+    assert values["lora.rank"] == 32 and values["optimizer.name"] == "adamw8bit" and values["training.batch_size"] == 3
+    assert not {"model.path", "name", "trigger", "preview.prompts"} & set(values)
+    assert shown["count"]["batch"] == 3 and not shown["stale"]
+    brought = bar["brought"]
+    assert brought["title"] == "kohya_ss" and brought["personal"]["name"] == "red_hat"
+    warmup = next(line for line in brought["lines"] if line["key"] == "lr_warmup")
+    assert (warmup["value"], warmup["verdict"], warmup["ours"]) == ("10", "taken", [["Warmup", "0.1"]])
+    json.dumps(bar)
+
+
+def test_a_file_that_is_none_changes_nothing_and_is_refused_in_a_sentence(tab, pictures):
+    for wish in ({"files": [{"name": "x.json", "text": "{}"}]}, {"files": "all"}, {}, {"files": []}):
+        *fields, _, _, bar, _ = tab.settings_brought(wish, "en", pictures, "balanced", *given(tab))
+        assert all(field == gr.skip() for field in fields) and "brought" not in bar
+        assert bar["refused"].endswith(".")
+
+
+def test_settings_of_another_trainer_in_a_browser(tmp_path):
+    workspace = Workspace(tmp_path / "workspace").create()
+    folder = Path(__file__).parent / "foreign_files"
+    with chromium() as browser, window(workspace) as opened, visit(browser, opened, size=(1280, 720)) as page:
+        open_tab(page, "train")
+        page.get_by_role("button", name="From another trainer").wait_for()
+        file = page.locator("#train-preset-bar input[type=file]")
+        file.set_input_files(str(folder.parent / "conftest.py"))
+        page.get_by_text("conftest.py is not readable").wait_for()
+        file.set_input_files([str(folder / "dataset.toml"), str(folder / "kohya_ss.json")])
+        dialog = page.locator("dialog.nosnja-brought[open]")
+        dialog.wait_for()
+        assert "kohya_ss.json, dataset.toml" in dialog.inner_text(), "what belongs to it comes second"
+        assert page.evaluate(
+            "document.querySelector('.nosnja-brought .lines').scrollHeight > document.querySelector('.nosnja-brought').clientHeight"
+        )
+        assert page.evaluate("(() => {const d = document.querySelector('.nosnja-brought'); return d.scrollWidth <= d.clientWidth})()")
+        dialog.get_by_role("button", name="Put them into the form, too").click()
+        name = page.locator("#field-name textarea, #field-name input").first
+        wait_for(lambda: name.input_value() == "red_hat", page=page)
+        title = dialog.get_by_label("Name of the preset")
+        title.fill("Balanced")
+        dialog.get_by_role("button", name="Save preset").click()
+        dialog.get_by_text("one of the program's own presets").wait_for()
+        title.fill("Red hat")
+        dialog.get_by_role("button", name="Save preset").click()
+        dialog.wait_for(state="hidden")
+        (kept,) = presets.own_presets(presets.own_folder(workspace))
+        assert kept.title == "Red hat" and kept.about == "Taken over from kohya_ss: kohya_ss.json, dataset.toml."
+        assert presets.settings_of(kept)["lora.rank"] == 32

@@ -13,7 +13,7 @@ from typing import Any
 
 import gradio as gr
 
-from nosnja_gui import presets, schedules, work_queue
+from nosnja_gui import foreign, presets, schedules, work_queue
 from nosnja_gui.dataset import reading
 from nosnja_gui.dataset import trigger as triggers
 from nosnja_gui.estimate import Advice, Estimate, estimate
@@ -35,6 +35,7 @@ WRITE_EVERY_SECONDS = 0.5
 SETTLING_SECONDS = 2.0
 PERSONAL = ("name", "trigger", "model.path", "preview.prompts")
 """Fields that no preset touches."""
+LONGEST_ABOUT = 300
 FOLLOWED = "form:train-follows"
 LOAD = "train-load"
 """Where another tab leaves the folder of a run whose settings the form shall take; "" when that is done."""
@@ -126,6 +127,8 @@ class Train:
         self.bar.reset(spoken(self.preset_chosen), given, everything, **quiet)
         self.bar.save(told(self.preset_saved), given, everything, **quiet)
         self.bar.remove(spoken(self.preset_removed), given, everything, **quiet)
+        self.bar.bring(told(self.settings_brought), given, everything, **quiet)
+        self.bar.fill(told(self.advised), given, everything, **quiet)
         self.side.advise(told(self.advised), given, everything, **quiet)
         self.side.suggest(spoken(self.suggested), given, everything, **quiet)
         self.side.go(told(self.gone), None, self.window.tabs, **quiet)
@@ -177,11 +180,44 @@ class Train:
             said = say(language, "Put right what is marked first: {names}.", names=names)
             return self._bar_says(skips, dataset, preset, raw, said, language)
         try:
-            saved = presets.save_preset(presets.own_folder(self.workspace), str(wish.get("title", "")), self.form.job(values))
+            about, title = str(wish.get("about") or "")[:LONGEST_ABOUT], str(wish.get("title", ""))
+            saved = presets.save_preset(presets.own_folder(self.workspace), title, self.form.job(values), about)
         except UserError as error:
             return self._bar_says(skips, dataset, preset, raw, str(error), language)
         update = gr.update(choices=self._preset_choices(language), value=saved.key)
         return [*skips, update, *self.look(dataset, saved.key, raw, language)]
+
+    def settings_brought(self, wish: dict[str, Any], language: str, dataset: str, preset: str, *given: Any) -> list[Any]:
+        """All fields take what another trainer's files say, as they take a preset's; the bar shows what became of each line."""
+        raw = self.form.given(given)
+        files = wish.get("files") if isinstance(wish.get("files"), list) else []
+        try:
+            imported = foreign.understand(*((str(file.get("name")), str(file.get("text"))) for file in files if isinstance(file, dict)))
+        except UserError as error:
+            card, bar, side = self.look(dataset, preset, raw, language)
+            skips = [gr.skip()] * (len(self.form.components) + 1)
+            return [*skips, card, {**bar, "refused": str(error), "at": time.time()}, side]
+        values = dotted(imported.job().model_dump(mode="json"))
+        taken = {name: value for name, value in values.items() if name not in (*PERSONAL, *foreign.PERSONAL)}
+        *others, bar, side = self.set_fields(dataset, preset, raw, taken, language)
+        return [*others, {**bar, "brought": self._brought(imported, files, language), "at": time.time()}, side]
+
+    def _brought(self, imported: foreign.Imported, files: list[Any], language: str) -> dict[str, Any]:
+        """The lines for the bar, in our words where they are ours."""
+
+        def ours(settings: Mapping[str, Any]) -> list[list[str]]:
+            return [[self._label(name, language), self._value(name, value, language)] for name, value in settings.items()]
+
+        lines = [
+            {
+                "key": line.key, "value": line.shown, "verdict": line.verdict, "ours": ours(line.settings), "reason": line.reason,
+                "given": line.given,
+            }
+            for line in imported.lines
+        ]  # fmt: skip
+        fillable = {name: value for name, value in imported.personal.items() if name in self.form.components}
+        names = [str(file.get("name")) for file in files]
+        return {"title": imported.title, "files": names, "lines": lines, "personal": fillable, "offered": ours(fillable)}
 
     def preset_removed(self, language: str, dataset: str, preset: str, *given: Any) -> list[Any]:
         """The user's preset goes; the fields stay as they are."""
@@ -354,6 +390,16 @@ class Train:
             return self.workspace.models.stat().st_mtime_ns
         except OSError:
             return 0
+
+    def _value(self, name: str, value: Any, language: str) -> str:
+        """A setting's value as its field would show it."""
+        setting = self.form.settings.get(name)
+        if setting and value is None:
+            return translated(language, setting.shown.empty) or "–"
+        title = next((title for title, own in setting.choices if own == value), "") if setting else ""
+        if isinstance(value, bool):
+            return say(language, "on") if value else say(language, "off")
+        return translated(language, title) if title else ", ".join(map(str, value)) if isinstance(value, list) else f"{value}"
 
     def _label(self, name: str, language: str) -> str:
         return translated(language, self.form.settings[name].label) if name in self.form.settings else name

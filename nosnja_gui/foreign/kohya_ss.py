@@ -1,0 +1,165 @@
+"""Settings of kohya_ss's LoRA tab: the JSON that it saves, its presets, or the same as TOML.
+
+Names, units and defaults are those of bmaltais/kohya_ss: `kohya_gui/lora_gui.py` (what the window hands to sd-scripts, and
+`resolve_network_train_flags`: a rate of 0 leaves that part alone), `kohya_gui/class_basic_training.py` (the fields and their
+defaults) and `kohya_gui/common_gui.py` (`resolve_lr_warmup_steps`: percent, unless steps are given). What it hands on unchanged
+means what sd-scripts means by it, so only the differences stand here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nosnja_gui.foreign import EMPTY, OFF, Answer, Entry, Format, Rule, Values, every, is_off, lacks, number, or_nothing, passed, whole
+from nosnja_gui.foreign import sd_scripts as scripts
+
+OF_OTHER_KINDS = (
+    "LyCORIS_preset conv_dim conv_alpha conv_block_dims conv_block_alphas conv_dims conv_alphas unit factor use_cp use_tucker use_scalar "
+    "bypass_mode dora_wd decompose_both train_on_input train_norm constrain rescaled rank_dropout_scale"
+)
+STEPS_IF_NOBODY_SAYS = 1600
+"""Of sd-scripts, where the window can't count the pictures itself."""
+
+
+def understood(values: Values) -> Values:
+    """As the window hands them to the scripts."""
+    given = dict(values)
+
+    def amount(name: str) -> float | None:
+        return or_nothing(number, given.get(name)) or None
+
+    unet, text_encoder = amount("unet_lr"), amount("text_encoder_lr")
+    steps, epochs = amount("max_train_steps"), amount("max_train_epochs")
+    if not steps and not epochs:
+        steps, epochs = (STEPS_IF_NOBODY_SAYS, None) if given.get("dataset_config") else (None, amount("epoch"))
+    percent, warmup_steps = amount("lr_warmup"), amount("lr_warmup_steps")
+    values.update(
+        unet_lr=unet,
+        text_encoder_lr=text_encoder,
+        network_train_unet_only=bool(unet and not text_encoder),
+        network_train_text_encoder_only=bool(text_encoder and not unet),
+        optimizer_type=given.get("optimizer"),
+        max_train_steps=steps,
+        max_train_epochs=epochs,
+        lr_warmup_steps=int(warmup_steps) if warmup_steps else percent / 100 if percent else 0,
+        lr_scheduler_num_cycles=amount("lr_scheduler_num_cycles") or amount("epoch"),
+        network_args=None,
+    )
+    return values
+
+
+def refuses(values: Values) -> str:
+    if "LoRA_type" in values or "network_dim" in values:
+        return ""
+    what = "a textual inversion" if "num_vectors_per_token" in values else "a whole model"
+    return f"holds settings of kohya_ss for training {what}, of which none would fit a LoRA: choose one of its LoRA tab"
+
+
+def lora_type(entry: Entry) -> Answer:
+    return scripts.kind_of_lora(str(entry.value or scripts.STANDARD))
+
+
+def of_other_kinds(entry: Entry) -> Answer:
+    if is_off(entry.value) or str(entry.all["LoRA_type"] or scripts.STANDARD) == scripts.STANDARD:
+        return Answer("ignored", {}, "Does nothing with this kind of LoRA.")
+    return Answer("no counterpart", {}, f"Belongs to the kind that is not there here: {entry.all['LoRA_type']}.")
+
+
+def text_encoder_lr(entry: Entry) -> Answer:
+    if entry.all["text_encoder_lr"] is None and not entry.all["network_train_unet_only"]:
+        return Answer("ignored", {}, "0 for both parts, so learning_rate holds.")
+    return scripts.text_encoder_lr(entry)
+
+
+def epoch(entry: Entry) -> Answer:
+    if or_nothing(whole, entry.value) != entry.all["max_train_epochs"]:
+        return Answer("ignored", {}, "max_train_steps or max_train_epochs hold instead.")
+    return scripts.lasting(entry.value, None, scripts.repeats_are_elsewhere(entry))
+
+
+def max_train_steps(entry: Entry) -> Answer:
+    return Answer("ignored", {}, "0, so the epochs hold.") if is_off(entry.value) else scripts.max_train_steps(entry)
+
+
+def warmup_percent(entry: Entry) -> Answer:
+    if not is_off(entry.all["lr_warmup_steps"]) and isinstance(entry.all["lr_warmup_steps"], int):
+        return Answer("ignored", {}, "lr_warmup_steps holds instead.")
+    return scripts.lr_warmup_steps(entry)
+
+
+def warmup_steps(entry: Entry) -> Answer:
+    return Answer("ignored", {}, "0, so lr_warmup holds.") if is_off(entry.value) else scripts.lr_warmup_steps(entry)
+
+
+def restarts(entry: Entry) -> Answer:
+    return scripts.TABLE["lr_scheduler_num_cycles"](Entry(entry.key, entry.all["lr_scheduler_num_cycles"], entry.all))
+
+
+def sample_prompts(entry: Entry) -> Answer:
+    settings = scripts.prompt_lines(entry.value)
+    reason = "Sizes, steps and the like are the first prompt's." if len(settings) > 1 else ""
+    return Answer("taken", settings, reason) if settings else EMPTY
+
+
+def noise(kind: str) -> Rule:
+    """Of one of the two kinds of noise that its switch chooses from."""
+
+    def rule(entry: Entry) -> Answer:
+        if is_off(entry.value) or str(entry.all["noise_offset_type"] or "Original") != kind:
+            return OFF
+        return Answer("no counterpart", {}, "The noise is plain here.")
+
+    return rule
+
+
+TABLE: dict[str, Rule] = {
+    **{key: rule for key, rule in scripts.TABLE.items() if key not in ("optimizer_type", "resolution", "network_module", "network_args")},
+    "LoRA_type": lora_type,
+    "lora_network_weights": scripts.TABLE["network_weights"],
+    "optimizer": scripts.optimizer_type,
+    "max_resolution": scripts.resolution,
+    "text_encoder_lr": text_encoder_lr,
+    "epoch": epoch,
+    "max_train_steps": max_train_steps,
+    "lr_warmup": warmup_percent,
+    "lr_warmup_steps": warmup_steps,
+    "lr_scheduler_num_cycles": restarts,
+    "sample_prompts": sample_prompts,
+    "stop_text_encoder_training": passed("That program does not use it either."),
+    "stop_text_encoder_training_pct": passed("That program does not use it either."),
+    "noise_offset": noise("Original"),
+    "noise_offset_random_strength": noise("Original"),
+    "adaptive_noise_scale": noise("Original"),
+    "multires_noise_iterations": noise("Multires"),
+    "multires_noise_discount": noise("Multires"),
+    "noise_offset_type": passed("Says which kind of noise is meant."),
+    "additional_parameters": lacks("Words for the scripts' command line are not read."),
+    **every(OF_OTHER_KINDS, of_other_kinds),
+    **every("model_list use_wandb save_as_bool headless", passed("Belongs to that program's window.")),
+    **every("weights", scripts.TABLE["network_weights"]),
+    **every(
+        "flux1_checkbox sd3_checkbox hunyuan_image_checkbox lumina_checkbox anima_checkbox",
+        lacks("Stable Diffusion is trained here; the other settings were taken all the same."),
+    ),
+    **every(
+        "flux1_t5xxl flux1_clip_l t5xxl_dtype t5xxl_device sd3_text_encoder_batch_size train_blocks t5xxl_lr ggpo_beta ggpo_sigma",
+        passed(scripts.OTHER_MODELS),
+    ),
+}
+
+DEFAULTS: dict[str, Any] = {
+    "LoRA_type": scripts.STANDARD,
+    "network_dim": 8,
+    "network_alpha": 1,
+    "learning_rate": 1e-4,
+    "unet_lr": 1e-4,
+    "text_encoder_lr": 1e-4,
+    "optimizer": "AdamW8bit",
+    "lr_scheduler": "cosine",
+    "lr_warmup": 10,
+    "epoch": 1,
+    "train_batch_size": 1,
+    "min_snr_gamma": 0,
+}
+
+ENTRY = Format("kohya_ss", "kohya_ss", scripts.is_of_the_window, TABLE, DEFAULTS, scripts.plain, understood, refuses)

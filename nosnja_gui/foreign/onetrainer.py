@@ -1,0 +1,503 @@
+"""Settings of OneTrainer: its presets and configurations, one JSON with groups, and beside it its list of concepts.
+
+Names, meanings and defaults are those of Nerogar/OneTrainer: `modules/util/config/TrainConfig.py`, `ConceptConfig.py` and
+`SampleConfig.py`; the choices in `modules/util/enum/`; warmup and curves in `modules/util/create.py` and `lr_scheduler_util.py`
+(REX: Chen et al. 2021); how rates are scaled in `modules/util/NamedParameterGroup.py`. A file holds what differs from the defaults.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any
+
+from nosnja_gui.foreign import (
+    EMPTY,
+    OFF,
+    Answer,
+    Entry,
+    Format,
+    Rule,
+    Values,
+    always,
+    choose,
+    elsewhere,
+    every,
+    flag,
+    is_off,
+    lacks,
+    number,
+    only,
+    or_naught,
+    or_none,
+    or_nothing,
+    passed,
+    take,
+    take_or_leave,
+    text,
+    whole,
+    words,
+)
+from nosnja_gui.foreign import sd_scripts as scripts
+
+FINDS_ITS_OWN_RATE = ("PRODIGY", "DADAPT")
+REX_AS_POWER = 0.25
+"""The polynomial nearest to REX, (1 - p) / (0.1 + 0.9 (1 - p)) at the share p of the training."""
+OLD_NAMES = {
+    "optimizer": "optimizer.optimizer",
+    "train_unet": "unet.train",
+    "unet_learning_rate": "unet.learning_rate",
+    "train_text_encoder": "text_encoder.train",
+    "text_encoder_learning_rate": "text_encoder.learning_rate",
+    "train_text_encoder_2": "text_encoder_2.train",
+    "max_grad_norm": "clip_grad_norm",
+}
+"""Keys of earlier versions (`TrainConfig`'s migrations), and what they are called now."""
+OF_OTHER_OPTIMIZERS = words(
+    "stochastic_rounding weight_decay_by_lr split_groups split_groups_mean factored factored_fp32 use_stableadamw d_limiter "
+    "use_schedulefree rms_rescaling muon_adam_config fused fused_back_pass fsdp_in_use foreach block_wise compile capturable use_triton"
+)
+BY_EPOCHS_OR_STEPS = "It goes by epochs or steps here: ten times in the whole training."
+
+
+def recognises(content: Any) -> bool:
+    return isinstance(content, dict) and ("training_method" in content or {"model_type", "base_model_name"} <= set(content))
+
+
+def plain(key: str) -> str:
+    return OLD_NAMES.get(key, key)
+
+
+def refuses(values: Values) -> str:
+    method = str(values["training_method"] or "FINE_TUNE").upper()
+    if method == "LORA":
+        return ""
+    return f"holds settings of OneTrainer for the training method {method}, of which none would fit a LoRA: choose one of a LoRA"
+
+
+# Rates
+
+
+def rates(values: Values) -> tuple[float | None, float | None, str]:
+    """The rates of the UNet and of the text encoder (None: not trained), and why they are not the file's."""
+    common = or_nothing(number, values["learning_rate"])
+    unet = or_nothing(number, values["unet.learning_rate"])
+    text_encoder = or_nothing(number, values["text_encoder.learning_rate"])
+    unet = common if unet is None else unet
+    text_encoder = common if text_encoder is None else text_encoder
+    trains_text = values["text_encoder.train"] is None or flag(values["text_encoder.train"])
+    if str(values["optimizer.optimizer"] or "").upper().startswith(FINDS_ITS_OWN_RATE):
+        as_scripts = {"learning_rate": 1.0, "network_train_unet_only": not trains_text, "optimizer_type": "prodigy"}
+        return scripts.rates(Values(as_scripts))
+    factor, why = scaled(values)
+    return unet and unet * factor, text_encoder * factor if text_encoder and trains_text else None, why
+
+
+def scaled(values: Values) -> tuple[float, str]:
+    """What the rates are multiplied by: the root of the batch, of the accumulated ones, or of both."""
+    how = str(values["learning_rate_scaler"] or "NONE").upper()
+    batch = or_nothing(whole, values["batch_size"]) or 1
+    gathered = or_nothing(whole, values["gradient_accumulation_steps"]) or 1
+    factor = (batch if how.endswith(("BATCH", "BOTH")) else 1) * (gathered if how.endswith(("ACCUMULATION", "BOTH")) else 1)
+    return (factor**0.5, f"Times the root of {factor}, as learning_rate_scaler asks for.") if factor > 1 else (1.0, "")
+
+
+def learning_rate(entry: Entry) -> Answer:
+    unet, text_encoder, why = rates(entry.all)
+    settings = {}
+    if is_off(entry.all["unet.learning_rate"]):
+        settings["optimizer.learning_rate"] = unet
+    if text_encoder and is_off(entry.all["text_encoder.learning_rate"]):
+        settings["optimizer.text_encoder_learning_rate"] = text_encoder
+    if not settings:
+        return Answer("ignored", {}, scripts.PARTS_HOLD)
+    return Answer("approximated" if why else "taken", settings, why)
+
+
+def rate_of(part: str, setting: str) -> Rule:
+    def rule(entry: Entry) -> Answer:
+        if is_off(entry.value):
+            return Answer("ignored", {}, "Empty, so learning_rate holds.")
+        unet, text_encoder, why = rates(entry.all)
+        return Answer("approximated" if why else "taken", {setting: unet if part == "unet" else text_encoder}, why)
+
+    return rule
+
+
+def trains_unet(entry: Entry) -> Answer:
+    if flag(entry.value):
+        return Answer("ignored", {}, "As it is here.")
+    return Answer("no counterpart", {}, "The UNet is always trained here.")
+
+
+def trains_text(entry: Entry) -> Answer:
+    _, text_encoder, why = rates(entry.all)
+    return Answer("approximated" if why and text_encoder else "taken", {"optimizer.text_encoder_learning_rate": text_encoder}, why)
+
+
+def optimizer(entry: Entry) -> Answer:
+    name = str(entry.value or "ADAMW").upper()
+    own = {"optimizer.name": "adamw8bit" if name == "ADAMW_8BIT" else "adamw"}
+    if name in ("ADAMW", "ADAMW_8BIT"):
+        return Answer("taken", own)
+    if name.startswith("LION"):
+        return Answer("approximated", own, scripts.LOUDER.format(name=name))
+    return Answer("approximated", own, f"There is no {name} here; AdamW is taken, which may want another learning rate.")
+
+
+# Course and length
+
+
+SCHEDULES = choose(
+    "schedule.name",
+    {"constant": "constant", "linear": "linear", "cosine": "cosine", "cosine_with_hard_restarts": "cosine_with_restarts"},
+    {"cosine_with_restarts": ("cosine_with_restarts", "The rate rises gently again there, and begins anew at once here.")},
+    ("constant", "There is no such schedule here; constant is taken."),
+)
+
+
+def scheduler(entry: Entry) -> Answer:
+    if str(entry.value).upper() != "REX":
+        return SCHEDULES(entry)
+    reason = f"There is no REX here; polynomial with the exponent {REX_AS_POWER:g} comes near it."
+    return Answer("approximated", {"schedule.name": "polynomial", "schedule.power": REX_AS_POWER}, reason)
+
+
+def warmup(entry: Entry) -> Answer:
+    value = 0.0 if is_off(entry.value) else or_nothing(number, entry.value)
+    if value is None:
+        return Answer("no counterpart", {}, "This is no number.")
+    # Above 1 they are steps, up to it a share of all.
+    return scripts.warmup(min(value, 0.99) if value <= 1 else value, value <= 1, None)
+
+
+def cycles(entry: Entry) -> Answer:
+    if "RESTARTS" not in str(entry.all["learning_rate_scheduler"]).upper():
+        return Answer("ignored", {}, "Does nothing with this schedule.")
+    value = or_nothing(number, entry.value)
+    if value is None or value == int(value):
+        return take("schedule.restarts", whole)(entry)
+    return Answer("approximated", {"schedule.restarts": max(1, round(value))}, "Whole cycles only.")
+
+
+def by_unit(epochs: str, steps: str, off: str) -> Rule:
+    """An amount whose unit stands beside it: epochs, steps, minutes, or never."""
+
+    def rule(entry: Entry) -> Answer:
+        unit = str(entry.all[f"{entry.key}_unit"] or off).upper()
+        amount = or_nothing(number, entry.value)
+        if unit == "NEVER" or not amount:
+            return Answer("taken", {epochs: 0, steps: 0})
+        if unit in ("EPOCH", "STEP") and amount == int(amount):
+            return Answer("taken", {epochs: int(amount) if unit == "EPOCH" else 0, steps: int(amount) if unit == "STEP" else 0})
+        tenth = max(1, round((or_nothing(whole, entry.all["epochs"]) or 10) / 10))
+        return Answer("approximated", {epochs: tenth, steps: 0}, BY_EPOCHS_OR_STEPS)
+
+    return rule
+
+
+def backup(entry: Entry) -> Answer:
+    if str(entry.all["backup_after_unit"] or "MINUTE").upper() == "STEP":
+        return take("saving.checkpoint_every_steps", whole)(entry)
+    return Answer("ignored", {}, "States to go on from are kept by steps here, as the form says.")
+
+
+def kept_backups(entry: Entry) -> Answer:
+    return take("saving.keep_checkpoints", whole)(entry) if flag(entry.all["rolling_backup"]) else OFF
+
+
+def validation(entry: Entry) -> Answer:
+    if not flag(entry.all["validation"]):
+        return OFF
+    if str(entry.all["validate_after_unit"] or "EPOCH").upper() == "EPOCH":
+        return take("validation.every_epochs", whole)(entry)
+    return Answer("no counterpart", {}, "It is measured after so many epochs here.")
+
+
+# Model and method
+
+
+def peft_type(entry: Entry) -> Answer:
+    name = str(entry.value or "LORA").upper()
+    if name != "LORA":
+        return scripts.kind_of_lora(name)
+    return scripts.kind_of_lora("DoRA" if flag(entry.all["lora_decompose"]) else scripts.STANDARD)
+
+
+def layers(entry: Entry) -> Answer:
+    name = str(entry.value or "").lower()
+    if name in ("attn-only", "attn-mlp", "full", "blocks", ""):
+        exact = name == "attn-only"
+        return Answer(
+            "taken" if exact else "approximated", {}, "" if exact else "A LoRA acts on the attention layers here, and on no others."
+        )
+    return Answer("no counterpart", {}, "A LoRA acts on the attention layers here.")
+
+
+def model_type(entry: Entry) -> Answer:
+    if str(entry.value).upper().startswith("STABLE_DIFFUSION") and "3" not in str(entry.value):
+        return Answer("ignored", {}, scripts.OF_THE_MODEL)
+    return Answer("no counterpart", {}, "Stable Diffusion is trained here; the other settings were taken all the same.")
+
+
+def predicts(what: str) -> Rule:
+    return lambda entry: Answer("taken", {"model.prediction_type": what}) if flag(entry.value) else OFF
+
+
+def clip_skip(entry: Entry) -> Answer:
+    skipped = 0 if is_off(entry.value) else or_nothing(whole, entry.value)
+    if skipped is None:
+        return Answer("no counterpart", {}, "This is no whole number.")
+    if skipped > 1:
+        return Answer("approximated", {"model.clip_skip": 2}, "One layer at most is skipped here.")
+    return Answer("taken", {"model.clip_skip": skipped + 1}, "Counted from the end here: 1 skips none.")
+
+
+def checkpointing(entry: Entry) -> Answer:
+    if isinstance(entry.value, str) and entry.value.upper() == "CPU_OFFLOADED":
+        return Answer("approximated", {"training.gradient_checkpointing": True}, "Nothing is moved to the machine's memory meanwhile.")
+    return take("training.gradient_checkpointing", flag)(entry)
+
+
+FORMATS_OF_NUMBERS = {"float_32": "float32", "tfloat_32": "float32", "float_16": "float16", "bfloat_16": "bfloat16"}
+SAMPLERS = choose(
+    "preview.sampler",
+    {"ddim": "ddim", "euler": "euler", "euler_a": "euler_a", "dpmpp": "dpm++_2m", "dpmpp_karras": "dpm++_2m_karras", "unipc": "unipc"},
+    {"unipc_karras": ("unipc", "Without Karras's steps here."), "euler_karras": ("euler", "Without Karras's steps here.")},
+    ("dpm++_2m_karras", "There is no such sampler here."),
+)
+
+
+def loss_weight(entry: Entry) -> Answer:
+    name = str(entry.value or "CONSTANT").upper()
+    if name == "MIN_SNR_GAMMA":
+        strength = or_nothing(number, entry.all["loss_weight_strength"])
+        return Answer("taken", {"training.min_snr_gamma": strength})
+    if name == "CONSTANT":
+        return Answer("taken", {"training.min_snr_gamma": None})
+    return Answer("approximated", {"training.min_snr_gamma": None}, f"There is no {name} here; all steps weigh the same.")
+
+
+def loss_strength(entry: Entry) -> Answer:
+    if str(entry.all["loss_weight_fn"] or "CONSTANT").upper() != "MIN_SNR_GAMMA":
+        return Answer("ignored", {}, "Does nothing with this weighting.")
+    return take("training.min_snr_gamma", number)(entry)
+
+
+# Pictures and prompts
+
+
+def concept(rule: Rule) -> Rule:
+    """What is said of one concept, if it is trained on."""
+
+    def judged(entry: Entry) -> Answer:
+        place = entry.key[: entry.key.index("]") + 1]
+        enabled, kind = entry.all[f"{place}.enabled"], str(entry.all[f"{place}.type"] or "STANDARD").upper()
+        if enabled is not None and not flag(enabled):
+            return Answer("ignored", {}, "This concept is switched off.")
+        if kind != "STANDARD":
+            return Answer("no counterpart", {}, f"There are no concepts of the type {kind} here.")
+        return rule(entry)
+
+    return judged
+
+
+def balancing(entry: Entry) -> Answer:
+    if str(entry.beside("balancing_strategy") or "REPEATS").upper() != "REPEATS":
+        return Answer("no counterpart", {}, "Pictures are repeated here, not drawn as samples.")
+    value = or_nothing(number, entry.value)
+    if value is None or (value == int(value) and value >= 1):
+        return take("dataset.repeats", whole)(entry)
+    return Answer("approximated", {"dataset.repeats": max(1, round(value))}, "Whole repeats, and one at least.")
+
+
+def unless(other: str, value: str, rule: Rule, reason: str) -> Rule:
+    return lambda entry: rule(entry) if str(entry.beside(other)) == value else Answer("ignored", {}, reason)
+
+
+def resolution(entry: Entry) -> Answer:
+    sizes = str(entry.value or "").split(",")
+    answer = scripts.resolution(Entry(entry.key, sizes[0], entry.all))
+    if len(sizes) > 1 and answer.settings:
+        return Answer("approximated", answer.settings, "There is one size here: the first.")
+    return answer
+
+
+def prompt(entry: Entry) -> Answer:
+    if not flag(entry.beside("enabled")) and entry.beside("enabled") is not None:
+        return Answer("ignored", {}, "This preview is switched off.")
+    found = [value for key, value in entry.all.items() if key.startswith("samples[") and key.endswith("].prompt")]
+    prompts = [one for one in found if isinstance(one, str) and one.strip()]
+    return Answer("taken", {"preview.prompts": prompts}) if prompts else EMPTY
+
+
+def name_of(value: Any) -> str:
+    return PurePosixPath(text(value).replace("\\", "/")).stem
+
+
+CONCEPT: dict[str, Rule] = {
+    "path": take_or_leave("dataset.path", text),
+    "balancing": balancing,
+    "balancing_strategy": passed("Says how balancing is meant."),
+    "loss_weight": only("All pictures weigh the same here.", 1, 1.0),
+    "image.enable_random_flip": take("dataset.flip", flag),
+    "image.enable_fixed_flip": lacks("Pictures are mirrored at random here, or not at all."),
+    "image.resolution_override": unless("enable_resolution_override", "True", lacks("There is one size for all here."), "Off in the file."),
+    "image.enable_crop_jitter": lacks("Pictures are cropped the same way each time here."),
+    "text.prompt_source": only("Each picture has a caption of its own here.", "sample"),
+    "text.prompt_path": lacks("Each picture has a caption of its own here."),
+    "text.keep_tags_count": unless("enable_tag_shuffling", "True", lacks(scripts.NOT_SHUFFLED), "Does nothing unless tags are shuffled."),
+    "text.enable_tag_shuffling": lacks(scripts.NOT_SHUFFLED),
+    **every(
+        "text.tag_delimiter text.tag_dropout_mode text.tag_dropout_special_tags_mode text.caps_randomize_mode",
+        passed("Belongs to what is done to tags, which is not done here."),
+    ),
+    "include_subdirectories": lacks("A dataset is one folder here."),
+    **every("image_variations text_variations", only("There is one of each picture here.", 1)),
+    **every(
+        "name seed concept_stats enabled type uuid __version image.__version text.__version", passed("Belongs to that program's lists.")
+    ),
+}
+CONCEPTS: dict[str, Rule] = {name: concept(rule) for name, rule in CONCEPT.items()}
+
+TABLE: dict[str, Rule] = {
+    "training_method": lambda entry: Answer("taken", {"method": "lora"}),
+    "model_type": model_type,
+    "base_model_name": take_or_leave("model.path", text),
+    "output_model_destination": take_or_leave("name", name_of),
+    "peft_type": peft_type,
+    "lora_rank": take("lora.rank", whole),
+    "lora_alpha": take("lora.alpha", number),
+    "dropout_probability": take("lora.dropout", or_naught),
+    "lora_decompose": lacks("There is no DoRA here."),
+    "lora_model_name": lacks("Every training here begins with a new LoRA."),
+    "layer_filter_preset": layers,
+    "vae.model_name": take_or_leave("model.vae", text),
+    "force_v_prediction": predicts("v_prediction"),
+    "force_epsilon_prediction": predicts("epsilon"),
+    "layer_filter": passed("layer_filter_preset says it."),
+    "learning_rate": learning_rate,
+    "unet.learning_rate": rate_of("unet", "optimizer.learning_rate"),
+    "unet.train": trains_unet,
+    "text_encoder.train": trains_text,
+    "text_encoder.learning_rate": rate_of("text_encoder", "optimizer.text_encoder_learning_rate"),
+    "text_encoder.dropout_probability": take("dataset.caption_dropout", or_naught),
+    **every(
+        "text_encoder.stop_training_after text_encoder.stop_training_after_unit unet.stop_training_after unet.stop_training_after_unit",
+        lacks("What is trained is trained to the end here."),
+    ),
+    "text_encoder_layer_skip": clip_skip,
+    "learning_rate_scaler": passed("What it does is in the rates already."),
+    "learning_rate_scheduler": scheduler,
+    "learning_rate_warmup_steps": warmup,
+    "learning_rate_cycles": cycles,
+    "learning_rate_min_factor": lacks("The rate falls to zero here."),
+    "optimizer.optimizer": optimizer,
+    "optimizer.weight_decay": take_or_leave("optimizer.weight_decay", number),
+    **every(
+        "optimizer.beta1 optimizer.beta2 optimizer.eps optimizer.optim_bits optimizer.min_8bit_size optimizer.percentile_clipping",
+        only("AdamW has its usual numbers here.", 0.9, 0.999, 1e-8, 32, 4096, 100),
+    ),
+    **every(
+        [f"optimizer.{name}" for name in OF_OTHER_OPTIMIZERS], passed("Belongs to other optimizers, or changes the speed at most.")
+    ),
+    "clip_grad_norm": take("optimizer.max_grad_norm", or_naught),
+    "epochs": take("training.epochs", whole),
+    "batch_size": take("training.batch_size", whole),
+    "gradient_accumulation_steps": take("training.gradient_accumulation", whole),
+    "unet.gradient_checkpointing": checkpointing,
+    "gradient_checkpointing": checkpointing,
+    "loss_weight_fn": loss_weight,
+    "loss_weight_strength": loss_strength,
+    "min_snr_gamma": take("training.min_snr_gamma", or_none(number)),
+    "resolution": resolution,
+    "aspect_ratio_bucketing": take("dataset.buckets", flag),
+    "latent_caching": always("Always on here."),
+    "train_dtype": choose("model.precision", FORMATS_OF_NUMBERS, other=("auto", "There is no such number format here.")),
+    "output_dtype": choose("saving.precision", FORMATS_OF_NUMBERS, other=("float16", "There is no such number format here.")),
+    "concept_file_name": elsewhere("onetrainer_concepts", "This file is not opened: give it as a second file."),
+    **{f"concepts[].{name}": rule for name, rule in CONCEPTS.items()},
+    "sample_definition_file_name": lacks("This file is not opened: copy its prompts into the preview prompts."),
+    "samples[].prompt": prompt,
+    "samples[].enabled": passed("Belongs to that program's lists."),
+    "samples[].negative_prompt": take_or_leave("preview.negative_prompt", text),
+    "samples[].width": take("preview.width", whole),
+    "samples[].height": take("preview.height", whole),
+    "samples[].seed": take("preview.seed", whole),
+    "samples[].diffusion_steps": take("preview.steps", whole),
+    "samples[].cfg_scale": take("preview.cfg_scale", number),
+    "samples[].noise_scheduler": SAMPLERS,
+    "sample_after": by_unit("preview.every_epochs", "preview.every_steps", "MINUTE"),
+    "save_every": by_unit("saving.every_epochs", "saving.every_steps", "NEVER"),
+    "backup_after": backup,
+    "rolling_backup_count": kept_backups,
+    "validate_after": validation,
+    "validation": lacks("The share of the pictures that is held out says it here."),
+    "ema": lacks("There is no EMA here."),
+    "masked_training": lacks("There are no masks here."),
+    **every("mse_strength vb_loss_strength", only("The loss is l2 here.", 1, 1.0)),
+    "max_noising_strength": only("All timesteps are trained here.", 1, 1.0),
+    "timestep_distribution": only("All timesteps are drawn alike here.", "UNIFORM"),
+    **every("sample_after_unit save_every_unit backup_after_unit validate_after_unit", passed("Says how the number is meant.")),
+    **every(
+        "ema_decay ema_update_step_interval unmasked_probability unmasked_weight huber_delta masked_prior_preservation_weight "
+        "normalize_masked_area_loss custom_learning_rate_scheduler scheduler_params timestep_shift noising_weight noising_bias "
+        "lora_decompose_norm_epsilon lora_decompose_output_axis",
+        passed("Belongs to something that is off, or not there here."),
+    ),
+    **every("rolling_backup backup_before_save continue_last_backup", passed(scripts.RESUMED)),
+    **every(
+        "unet.weight_dtype text_encoder.weight_dtype vae.weight_dtype vae.include vae.train vae.train_embedding vae.guidance_scale "
+        "vae.gradient_checkpointing vae.offload_fraction vae.activation_offloading "
+        "lora_weight_dtype fallback_train_dtype weight_dtype unet.include unet.train_embedding "
+        "unet.guidance_scale text_encoder.include text_encoder.train_embedding text_encoder.guidance_scale "
+        "text_encoder.offload_fraction text_encoder.activation_offloading text_encoder.gradient_checkpointing "
+        "train_device temp_device enable_autocast_cache dataloader_threads "
+        "attention_mechanism async_offloading compile multi_gpu device_indexes gradient_reduce_precision fused_gradient_reduce "
+        "async_gradient_reduce async_gradient_reduce_buffer only_cache clear_cache_before_training offline_mode "
+        "unet.offload_fraction unet.activation_offloading frames loss_scaler",
+        passed(scripts.SPEED),
+    ),
+    **every(
+        "workspace_dir cache_dir debug_mode debug_dir huggingface_cache_dir tensorboard tensorboard_expose tensorboard_always_on "
+        "tensorboard_port samples_to_tensorboard save_filename_prefix save_skip_first sample_skip_first sample_image_format "
+        "sample_video_format sample_audio_format include_train_config prevent_overwrites output_model_format non_ema_sampling __version",
+        passed("Where and how that program keeps things."),
+    ),
+    # Groups of other models and of other things: a line each.
+    **every(
+        "prior transformer unconditional_transformer text_encoder_3 text_encoder_4 text_encoder_3_layer_skip text_encoder_4_layer_skip "
+        "effnet_encoder decoder decoder_text_encoder decoder_vqgan quantization text_encoder_sequence_length "
+        "text_encoder_2_sequence_length",
+        passed(scripts.OTHER_MODELS),
+    ),
+    **every("text_encoder_2 text_encoder_2_layer_skip", passed("Stable Diffusion XL's; the text encoders share their settings here.")),
+    **every(
+        "embedding additional_embeddings embeddings embedding_learning_rate embedding_weight_dtype preserve_embedding_norm "
+        "bundle_additional_embeddings",
+        passed("Belongs to the training of words, which is something else."),
+    ),
+    **every("lokr_dim lokr_decompose_factor lokr_dora_on_output lokr_vec_trick oft_block_size", passed("Belongs to another kind of LoRA.")),
+    **every("cloud secrets", passed("Nothing is sent anywhere here.")),
+    "optimizer_defaults": passed("What that program's form holds for other optimizers."),
+}  # fmt: skip
+
+DEFAULTS: dict[str, Any] = {
+    "learning_rate": 3e-6,
+    "text_encoder.train": True,
+    "optimizer.optimizer": "ADAMW",
+    "learning_rate_scheduler": "CONSTANT",
+    "learning_rate_warmup_steps": 200.0,
+    "epochs": 100,
+    "concepts[].balancing": 1.0,
+    "batch_size": 1,
+    "unet.gradient_checkpointing": True,
+    "peft_type": "LORA",
+    "lora_rank": 16,
+    "lora_alpha": 1.0,
+    "loss_weight_fn": "CONSTANT",
+    "train_dtype": "FLOAT_16",
+    "sample_after": 10,
+    "save_every": 0,
+}
+
+ENTRY = Format("onetrainer", "OneTrainer", recognises, TABLE, DEFAULTS, plain, refuses=refuses)
