@@ -1,5 +1,6 @@
 """Tab "XYZ plot": what the form says while it is filled in, what the page is told of grids, and a person who looks at one."""
 
+import base64
 import json
 import threading
 import time
@@ -9,18 +10,21 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from nosnja_gui import events, gridpage, grids, launcher
+from nosnja_gui import events, gridpage, grids, infotext, launcher
 from nosnja_gui.jobs import GridJob
 from nosnja_gui.models import KIT
 from nosnja_gui.runs import RunFolder
+from nosnja_gui.settings import UserError
 from nosnja_gui.ui import xyz
 from nosnja_gui.ui.memory import Memory
 from nosnja_gui.ui.panel import Window
 from nosnja_gui.ui.pictures import Pictures
 from nosnja_gui.workspace import Workspace
 from tests.browser import chromium, listen, open_tab, visit, wait_for, window
+from tests.test_grid import job as small_job
+from tests.test_grid import workspace as painting  # noqa: F401 - a fixture
 from tests.test_gridpage import paint, write_grid
 from tests.test_grids import workspace, write_lora  # noqa: F401 - a fixture
 
@@ -452,3 +456,137 @@ def test_the_widgets_speak_only_of_what_is_there():
     folder = Path(xyz.__file__).parent / "widgets"
     for name in ("xyz.js", "xyz_line.js", "xyz_sum.js", "grid_core.js"):
         assert ".innerHTML" not in (folder / name).read_text(encoding="utf-8")
+
+
+# settings out of a picture
+
+
+def painted(workspace, file: Path, **changes) -> Path:  # noqa: F811
+    """A picture with the text that our own pictures have, as they have it with a LoRA of the run."""
+    lora = workspace.runs / "costume-001" / "weights" / "costume-2.safetensors"
+    given = {
+        "prompt": 'nosnja, a "woman": red', "negative_prompt": "blurry, low", "seed": 77, "sampler": "ddim", "steps": 9, "cfg_scale": 4.5,
+        "width": 128, "height": 192, "clip_skip": 2, "model": "sd15", "loras": [infotext.Network(lora.stem, 0.6)],
+        "lora_hashes": {lora.stem: infotext.lora_hash(lora)[:12]}, **changes,
+    }  # fmt: skip
+    info = PngImagePlugin.PngInfo()
+    info.add_text("parameters", infotext.write(infotext.of_picture(**given)))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (128, 192), "teal").save(file, pnginfo=info)
+    return file
+
+
+def test_a_picture_of_ours_fills_the_form_with_what_painted_it(shared, tmp_path):
+    found = infotext.read(painted(shared.workspace, tmp_path / "a.png"))
+    taken = xyz.settings_of_picture(found, FORM, shared)
+    assert taken.remarks == ()
+    assert taken.values == {
+        "prompt": 'nosnja, a "woman": red', "negative_prompt": "blurry, low", "seed": 77, "sampler": "ddim", "steps": 9, "cfg_scale": 4.5,
+        "width": 128, "height": 192, "model.clip_skip": 2, "model.path": "sd15", "run": "costume-001",
+        "lora": "costume-001/weights/costume-2.safetensors", "weight": 0.6,
+        "x.axis": "epoch", "x.values": "all, none", "y.axis": "weight", "y.values": "0-1[5]", "z.axis": "", "z.values": "",
+    }  # fmt: skip
+    assert xyz.Judge(shared).told({**FORM, **taken.values}, "en")[-1]["ready"]
+
+
+def test_a_picture_without_a_lora_leaves_the_run_and_the_axes_that_need_it(shared, tmp_path):
+    found = infotext.read(painted(shared.workspace, tmp_path / "a.png", loras=[], lora_hashes={}))
+    taken = xyz.settings_of_picture(found, {**FORM, "y.axis": "trigger", "y.values": "on, off"}, shared)
+    assert taken.values["run"] == taken.values["lora"] == "" and taken.values["model.path"] == "sd15"
+    assert (taken.values["x.axis"], taken.values["x.values"], taken.values["y.axis"]) == ("seed", "77-80", "")
+    kept = xyz.settings_of_picture(found, {**FORM, "x.axis": "steps", "x.values": "5, 9"}, shared)
+    assert (kept.values["x.axis"], kept.values["x.values"]) == ("steps", "5, 9")
+
+
+def test_what_is_not_here_or_not_allowed_is_said_and_the_form_keeps_its_own(shared, tmp_path):
+    changes = {"model": "dreamshaper", "clip_skip": 4, "cfg_scale": 0.5, "seed": 2**40, "loras": [infotext.Network("elsewhere", 1.0)]}
+    found = infotext.read(painted(shared.workspace, tmp_path / "a.png", **changes))
+    taken = xyz.settings_of_picture(found, FORM, shared)
+    assert not {"model.clip_skip", "cfg_scale", "seed"} & set(taken.values)
+    run = RunFolder(shared.workspace.runs / "costume-001")
+    assert taken.values["model.path"] == run.job().model.path, "the run goes, its model stays"
+    said = " ".join(taken.remarks)
+    for part in ("dreamshaper", "elsewhere", "Clip skip", "Cfg scale", "Seed"):
+        assert part in said
+
+
+def test_only_what_was_sent_is_read(shared, tmp_path):
+    painted(shared.workspace, tmp_path / "a.png")
+    uploads = shared.workspace.cache / "uploads"
+    painted(shared.workspace, uploads / "x" / "a.png")
+    for path in (None, "", tmp_path / "a.png", uploads, uploads / ".." / ".." / "a.png", "\0", str(uploads / "x" / "b.png")):
+        with pytest.raises(UserError, match="has not arrived"):
+            xyz._uploaded(str(path), "a.png", shared)
+    assert xyz._uploaded(str(uploads / "x" / "a.png"), "a.png", shared).settings["Seed"] == "77"
+    assert not (uploads / "x" / "a.png").exists(), "it is not kept"
+    Image.new("RGB", (8, 8)).save(uploads / "x" / "tmp123.png")
+    with pytest.raises(UserError, match=r"^my picture\.png says nothing"):
+        xyz._uploaded(str(uploads / "x" / "tmp123.png"), "my picture.png", shared)
+
+
+def test_every_cell_that_was_painted_comes_back_as_the_settings_that_painted_it(painting, tmp_path):  # noqa: F811
+    """A cell's file is called after the hash of everything that decides it, so the same name means the same picture."""
+    from nosnja_gui.engine import grid as engine
+
+    shared = SimpleNamespace(workspace=painting, listens=False)
+    axes = {
+        "x": {"axis": "weight", "values": [0.35, 1]},
+        "y": {"axis": "epoch", "values": ["none", 1, 3]},
+        "z": {"axis": "trigger", "values": []},
+    }
+    run = RunFolder.create(tmp_path / "grid", small_job(**axes, negative_prompt='a, "b": c', seed=5, images_per_cell=2))
+    sheet = engine.run_grid(run.job(), run, painting)
+    cells = sorted((run.path / grids.CELLS).glob("*.png"))
+    assert len(cells) == 20
+    for file in cells:
+        taken = xyz.settings_of_picture(infotext.read(file), {}, shared)
+        assert taken.remarks == ()
+        values = {name: value for name, value in taken.values.items() if name[:2] not in ("x.", "y.", "z.")}
+        job, problems = grids.read_form({**values, "x.axis": "seed", "x.values": [values["seed"]]})
+        assert problems == [] and list(engine.prepare(job, painting, tmp_path).pictures) == [file.stem]
+    of_sheet = xyz.settings_of_picture(infotext.read(sheet), {}, shared)
+    assert of_sheet.values["x.axis"] == "weight" and of_sheet.values["x.values"] == "0.35, 1"
+    assert "training run" in " ".join(of_sheet.remarks), "its first picture has no LoRA"
+
+
+DROP = """([name, base64]) => {
+  const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  const data = new DataTransfer();
+  data.items.add(new File([bytes], name, {type: "image/png"}));
+  for (const kind of ["dragenter", "dragover", "drop"])
+    document.querySelector("#grid-view").dispatchEvent(new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer: data}));
+}"""
+
+
+def test_a_person_takes_settings_from_a_picture(tmp_path):
+    made = Workspace(tmp_path / "my workspace").create()
+    Memory(made.cache / "window-memory.json").put("xyz", SMALL)
+    texts = {"seed": 5, "steps": 3, "model": "elsewhere", "loras": [], "lora_hashes": {}}
+    (made.runs / "costume-001" / "weights").mkdir(parents=True)
+    write_lora(made.runs / "costume-001" / "weights" / "costume-2.safetensors")
+    ours = painted(made, tmp_path / "ours.png", **texts)
+    Image.new("RGB", (8, 8)).save(tmp_path / "silent.png")
+    with chromium() as browser, window(made) as opened, visit(browser, opened, size=(1280, 720)) as page:
+        open_tab(page, "xyz")
+        said = page.locator("#grid-picture [role=status]")
+        prompt, seed = page.locator("#grid-prompt textarea"), page.locator("#grid-seed input").first
+        wait_for(lambda: prompt.input_value() == SMALL["prompt"], page=page)
+        page.locator("#grid-picture-file").set_input_files(ours)
+        said.get_by_text("Taken over from ours.png").wait_for()
+        assert "Prompt" in said.inner_text() and "elsewhere" in said.locator("li").first.inner_text()
+        wait_for(lambda: prompt.input_value() == 'nosnja, a "woman": red' and seed.input_value() == "5", page=page)
+        assert page.locator("#grid-x-values input").input_value() == SMALL["x.values"]
+        page.locator("#grid-sum").get_by_text("2 × 3 = 6 cells").wait_for()
+        assert page.evaluate(FITS, ["html", ".nosnja-xyz-form", "#grid-picture .nosnja-note"])
+        said.get_by_role("button", name="Close").click()
+        assert not said.is_visible()
+        # Dropped anywhere, and one that says nothing.
+        page.evaluate(DROP, ["silent.png", base64.b64encode((tmp_path / "silent.png").read_bytes()).decode()])
+        said.get_by_text("silent.png says nothing about how it was painted").wait_for()
+        assert prompt.input_value() == 'nosnja, a "woman": red'
+        page.evaluate(DROP, ["again.png", base64.b64encode(ours.read_bytes()).decode()])
+        said.get_by_text("Taken over from again.png").wait_for()
+        page.locator("#grid-picture-file").set_input_files({"name": "notes.txt", "mimeType": "text/plain", "buffer": b"x"})
+        said.get_by_text("notes.txt is no PNG").wait_for()
+        left = Memory(made.cache / "window-memory.json").get("xyz")
+        assert left["seed"] == 5 and left["sampler"] == "ddim" and left["model.path"] == SMALL["model.path"]

@@ -29,6 +29,7 @@ from nosnja_gui.events import Cell as CellEvent
 from nosnja_gui.events import Failed, Finished, Started, Stopped
 from nosnja_gui.families import Family, Parts
 from nosnja_gui.grids import GridPlan, Look
+from nosnja_gui.infotext import with_axes
 from nosnja_gui.jobs import GridJob
 from nosnja_gui.methods import METHODS
 from nosnja_gui.progress import Progress
@@ -36,11 +37,6 @@ from nosnja_gui.runs import RunFolder
 from nosnja_gui.settings import UserError
 from nosnja_gui.workspace import Workspace, file_name
 
-A1111_NAMES = {
-    "seed": "Seed", "steps": "Steps", "cfg_scale": "CFG Scale", "prompt": "Prompt S/R", "sampler": "Sampler",
-    "model": "Checkpoint name", "clip_skip": "Clip skip", "size": "Size",
-}  # fmt: skip
-"""How A1111 calls those axes that it has."""
 SECONDS_BETWEEN_RECORDS = 2.0
 """Failures are written down as they happen, but not a thousand times a minute."""
 
@@ -308,8 +304,8 @@ def _paint_batch(family: Family, parts: Parts, grid: Grid, batch: Sequence[Pictu
 
 
 def _infotext(picture: Picture, parts: Parts) -> str:
-    file, weight = picture.loras[0] if picture.loras else (None, None)
-    return infotext(picture.request, parts.base_name, parts.base_hash, file and file.stem, weight, file and lora_hash(file)[:12])
+    loras = [(file.stem, weight, lora_hash(file)[:12]) for file, weight in picture.loras]
+    return infotext(picture.request, parts.base_name, parts.base_hash, loras=loras)
 
 
 def _reason(error: Exception) -> str:
@@ -382,15 +378,7 @@ def _sheet_infotext(grid: Grid) -> str:
             with Image.open(grid.file(keys[0])) as opened:
                 text = opened.info.get("parameters", "")
             break
-    said = ["Script: X/Y/Z plot"]
-    for letter, axis in zip("XYZ", grid.planned.plan.axes, strict=True):
-        if axis:
-            said += [f"{letter} Type: {A1111_NAMES.get(axis.name, axis.title)}", f"{letter} Values: {_quoted(axis.given)}"]
-    return ", ".join(([text] if text else []) + said)
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ",\n:") else text
+    return with_axes(text, [axis and (axis.name, axis.title, axis.given) for axis in grid.planned.plan.axes])
 
 
 def _write_record(grid: Grid) -> None:

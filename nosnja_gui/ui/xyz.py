@@ -5,6 +5,7 @@ The form means nothing here: `grids` reads it, checks it and says what is wrong.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -16,7 +17,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from nosnja_gui import gridpage, grids, launcher, models, work_queue
+from nosnja_gui import gridpage, grids, infotext, launcher, models, work_queue
 from nosnja_gui.axes import AXES, TRIGGER_MARK, saved_epochs
 from nosnja_gui.jobs import GridJob, TrainJob
 from nosnja_gui.logs import Logs
@@ -26,6 +27,7 @@ from nosnja_gui.ui.form import Form, sentence
 from nosnja_gui.ui.panel import Panel, Window
 from nosnja_gui.ui.texts import language_of, say, t
 from nosnja_gui.ui.widget import widget
+from nosnja_gui.workspace import Workspace
 
 REMEMBERED = "xyz"
 SETTLING_SECONDS = 2.0
@@ -348,6 +350,7 @@ def build(window: Window) -> Panel:
     filled_at = gr.State(math.inf)
     with gr.Row(elem_classes="nosnja-xyz-tab", equal_height=False):
         with gr.Column(scale=0, min_width=390, elem_classes="nosnja-xyz-form"):
+            picture = widget("xyz_picture", {"text": "", "remarks": []}, elem_id="grid-picture")
             fields, lines, about_run, fill, swap = _form()
             with gr.Column(elem_classes="nosnja-xyz-foot"):
                 summary = widget("xyz_sum", {"problems": {}, "ready": False, "text": ""}, elem_id="grid-sum")
@@ -441,6 +444,23 @@ def build(window: Window) -> Panel:
         return [*fields.show(raw, language), *judge.told(raw, language)]
 
     view.use(take_over, fields.inputs(), [*fields.inputs(), *told], **window.quiet)
+
+    def from_picture(request: gr.Request, event: gr.EventData, *values: Any) -> list[Any]:
+        """The settings that a picture was painted with into the form."""
+        language, raw, sent = language_of(request), fields.raw(values), event._data or {}
+        name = str(sent.get("name", ""))
+        try:
+            taken = settings_of_picture(_uploaded(sent.get("path"), name, window), raw, window)
+        except UserError as error:
+            skipped = [gr.skip()] * (len(fields.inputs()) + len(told))
+            return [{"text": str(error), "remarks": [], "bad": True}, *skipped]
+        raw |= taken.values
+        window.memory.put(REMEMBERED, raw)
+        labels = _labels(taken.values, fields, language)
+        said = say(language, "Taken over from {name}: {settings}.", name=name, settings=", ".join(labels))
+        return [{"text": said, "remarks": list(taken.remarks)}, *fields.show(raw, language), *judge.told(raw, language)]
+
+    picture.pick(from_picture, fields.inputs(), [picture, *fields.inputs(), *told], **window.quiet)
     window.grid.change(lambda name: gallery.overview(name), window.grid, view, **window.quiet)
 
     def refresh(before: str, offered: str, shown: str, language: str) -> list[Any] | None:
@@ -565,3 +585,70 @@ def _settings_of_cell(sent: Mapping[str, Any], window: Window) -> dict[str, Any]
     if given.get("model"):
         values["model.path"] = str(given["model"])
     return values
+
+
+def _uploaded(path: object, name: str, window: Window) -> infotext.Infotext:
+    """What a picture that the browser has sent says of itself; the file is not needed any more then. Raises UserError."""
+    uploads = (window.workspace.cache / "uploads").resolve()
+    file = Path(str(path).replace("\0", "")).resolve()
+    if not file.is_relative_to(uploads) or not file.is_file():
+        raise UserError("The picture has not arrived: choose it once more.")
+    try:
+        return infotext.read(file)
+    except UserError as error:
+        # Gradio has its own idea of what the file is called.
+        raise UserError(str(error).replace(file.name, name, 1) if name else str(error)) from None
+    finally:
+        with contextlib.suppress(OSError):
+            file.unlink()
+
+
+def settings_of_picture(found: infotext.Infotext, raw: Mapping[str, Any], window: Window) -> infotext.Taken:
+    """Fields that paint such a picture again, and what stays open. Axes of the form that make sense no more give way."""
+    workspace = window.workspace
+    # One with a problem is named, too: the form says at its field what it is.
+    entries = sorted(models.list_models(workspace), key=lambda entry: bool(entry.problem))
+    bases = [infotext.Known(entry.name, entry.path) for entry in entries]
+    loras = [infotext.Known(lora.name, lora.path, _run_of(lora.path, workspace)) for lora in grids.list_loras(workspace)]
+    taken = infotext.as_grid_values(found, bases, loras)
+    values, remarks = dict(taken.values), list(taken.remarks)
+    axes = {name: value for name, value in values.items() if name.partition(".")[0] in PLACES}
+    plain = {name: value for name, value in values.items() if name not in axes}
+    # What a job refuses stays as the form has it.
+    for setting, said in grids.read_form({**plain, "x.axis": "seed", "x.values": ["1"]})[1]:
+        remarks.append(f"{setting.rpartition('.')[2].replace('_', ' ').capitalize()}: {said}")
+        del plain[setting]
+    if "model.path" not in plain and not raw.get("model.path"):
+        with contextlib.suppress(UserError):
+            job = RunFolder(workspace.resolve("runs", str(raw.get("run") or ""))).job()
+            plain |= {"model.path": job.model.path} if isinstance(job, TrainJob) else {}
+    return infotext.Taken({**plain, **(axes or _axes_left({**raw, **plain}))}, tuple(remarks))
+
+
+def _axes_left(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The axes of a form, without those that need what it has no more; seeds if there is none left."""
+    # What a prompt axis searches for was in another prompt.
+    gone = {"epoch": not values.get("run"), "trigger": TRIGGER_MARK not in str(values.get("prompt")), "prompt": True}
+    kept: dict[str, Any] = {}
+    for place in PLACES:
+        name = str(values.get(f"{place}.axis") or "")
+        texts = name, values.get(f"{place}.values") or ""
+        kept |= dict(zip((f"{place}.axis", f"{place}.values"), ("", "") if gone.get(name) else texts, strict=True))
+    if any(kept[f"{place}.axis"] for place in PLACES):
+        return kept
+    seed = int(values.get("seed") or 0)
+    return kept | {"x.axis": "seed", "x.values": f"{seed}-{min(seed + 3, 2**32 - 1)}"}
+
+
+def _run_of(lora: Path, workspace: Workspace) -> str:
+    """The run whose training has saved a LoRA, "" for any other file."""
+    run = lora.parent.parent
+    return identifier(RunFolder(run), workspace) if lora.parent.name == "weights" and (run / "run.yaml").is_file() else ""
+
+
+def _labels(values: Mapping[str, Any], fields: Fields, language: str) -> list[str]:
+    """What those fields are called that have got something."""
+    settings = fields.settings.settings
+    labels = [say(language, settings[name].label) for name, value in values.items() if name in settings and value not in ("", None)]
+    axes = {place: AXES.get(values.get(f"{place}.axis", "")) for place in PLACES}
+    return [*labels, *(f"{place.upper()} ({say(language, axis.title)})" for place, axis in axes.items() if axis)]
