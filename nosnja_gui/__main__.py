@@ -22,7 +22,7 @@ import yaml
 
 import nosnja_gui
 from nosnja_gui import events, presets
-from nosnja_gui.jobs import CaptionJob, DemoJob, GridJob, Job, TrainJob, workspace_path
+from nosnja_gui.jobs import CaptionJob, DemoJob, DownloadJob, GridJob, Job, TrainJob, workspace_path
 from nosnja_gui.progress import Progress
 from nosnja_gui.runs import RunFolder, identifier
 from nosnja_gui.settings import UserError, merge_dotted, read_yaml
@@ -93,6 +93,8 @@ def parser() -> argparse.ArgumentParser:
     add_train(verbs)
     add_grid(verbs)
     add_queue(verbs)
+    add_model(verbs)
+    add_lora(verbs)
     add_presets(verbs)
     add_check(verbs)
     _verb(verbs, "window", lambda arguments: window([]), "open the window in the browser", "window --port 7861 --no-browser")
@@ -208,13 +210,50 @@ def window(words: list[str]) -> int:
 
 
 def add_presets(verbs: Any) -> None:
-    _verb(verbs, "presets", show_presets, "list the presets for training", "presets")
+    added = _verb(
+        verbs,
+        "presets",
+        show_presets,
+        "list the presets for training, or make one of another trainer's settings",
+        "presets",
+        "presets import my-kohya-settings.json --name Mine",
+        "presets import config.toml dataset.toml",
+        more="Settings of kohya_ss, sd-scripts and OneTrainer for a LoRA are read; what became of each is listed.",
+    )
+    added.add_argument("action", nargs="?", choices=["import"], help="make a preset of the settings in FILE")
+    added.add_argument("files", nargs="*", type=Path, metavar="FILE", help="the settings, and files that belong to them (a dataset's)")
+    added.add_argument("--name", metavar="TITLE", help="what the preset is called (else like the file)")
 
 
 def show_presets(arguments: argparse.Namespace) -> int:
+    if arguments.action:
+        return import_preset(arguments)
     for preset in presets.list_presets():
         print(f"{preset.name}{'  (taken if none is named)' if preset.name == presets.DEFAULT else ''}")
         print(textwrap.fill(preset.about, 100, initial_indent="    ", subsequent_indent="    ") + "\n")
+    return 0
+
+
+def import_preset(arguments: argparse.Namespace) -> int:
+    from nosnja_gui import foreign
+
+    if not arguments.files:
+        raise UserError("Say which file to take over, such as: presets import my-kohya-settings.json.")
+    imported = foreign.read(*arguments.files)
+    title = arguments.name or arguments.files[0].stem[: presets.LONGEST_TITLE]
+    about = f"Taken over from {imported.title}: {', '.join(file.name for file in arguments.files)}."
+    saved = presets.save_preset(presets.own_folder(workspace_of(arguments)), title, imported.job(), about)
+    for verdict in foreign.VERDICTS:
+        if lines := imported.of(verdict):
+            print(f"{verdict.capitalize()} ({len(lines)})")
+            for line in lines:
+                ours = ", ".join(f"{name}={'null' if value is None else value}" for name, value in line.settings.items())
+                absent = "" if line.given else " (not in the file)"
+                print(f"  {line.key} = {line.shown}{absent}{f'  ->  {ours}' if ours else ''}")
+                if line.reason:
+                    print(f"      {line.reason}")
+            print()
+    print(f"The preset '{saved.title}' is kept: train --preset {shlex.quote(str(saved.path))} ...")
     return 0
 
 
@@ -532,6 +571,166 @@ def grid_job(file: Path, changes: Mapping[str, Any], output: str | None, workspa
         if axis and axis.axis in ("lora", "model"):
             places[f"{name}.values"] = [settled(str(value), workspace.models, beside) for value in axis.values]
     return job.changed(**places)
+
+
+# ---------------------------------------------------------------- model, lora
+
+
+def _group(verbs: Any, name: str, about: str) -> Any:
+    """A verb of several words: `model download`. Its words are added to what is returned, with `_verb` as others are."""
+    added = verbs.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.", allow_abbrev=False)
+    return added.add_subparsers(metavar="WHAT", required=True)
+
+
+def add_model(verbs: Any) -> None:
+    words = _group(verbs, "model", "what is done with base models")
+    add_model_download(words)
+    add_model_convert(words)
+
+
+def add_lora(verbs: Any) -> None:
+    words = _group(verbs, "lora", "what is done with LoRA files")
+    add_lora_card(words)
+    add_lora_publish(words)
+
+
+def add_model_download(words: Any) -> None:
+    about = "fetch a base model from the Hugging Face hub into the workspace's models folder"
+    more = (
+        "Only .safetensors weights are fetched, with their configs and tokenizers. The same command goes on where one was stopped. "
+        "For gated models, $HF_TOKEN or what `hf auth login` stored is used."
+    )
+    examples = (
+        "model download stable-diffusion-v1-5/stable-diffusion-v1-5 --variant fp16",
+        "model download stable-diffusion-v1-5/stable-diffusion-v1-5 --file v1-5-pruned-emaonly.safetensors --name sd15",
+    )
+    added = _verb(words, "download", model_download, about, *examples, more=more)
+    added.add_argument("repo", metavar="REPO_ID", help="USER/NAME on the hub, its address there, or the run folder of a download")
+    added.add_argument("--revision", default="", help="a branch, tag or commit (else the newest)")
+    added.add_argument("--file", default="", metavar="NAME", help="only this .safetensors file")
+    added.add_argument("--variant", default="", choices=("fp16",), help="weights of half the size, where there are such")
+    added.add_argument("--name", default="", help="what it is called here (else its name there)")
+
+
+def model_download(arguments: argparse.Namespace) -> int:
+    workspace = workspace_of(arguments)
+    given = run_path(arguments.repo, workspace)
+    run = RunFolder(given) if (given / "run.yaml").is_file() else None
+    if run:
+        job = job_of(run, DownloadJob, "model download REPO_ID")
+    else:
+        names = ("repo", "revision", "file", "variant", "name")
+        job = DownloadJob.parse({name: getattr(arguments, name) for name in names}, where="the command")
+    from nosnja_gui.engine.hub import download
+
+    with working(run):
+        log, stop_asked = (run.log(), lambda: run.take_request("stop")) if run else (None, lambda: False)
+        model = download(job, workspace, log, Progress(), stop_asked, say=lambda text: print(text, flush=True))
+    if model is None:
+        return report(run, "model download") if run else STOPPED
+    print(f"Finished: {model}")
+    return 0
+
+
+def add_model_convert(words: Any) -> None:
+    about = "turn a .ckpt, .pt, .pth or .bin file into a .safetensors file, without running what may be hidden in it"
+    more = "Only weights are taken over; a file that would run a program is refused. The file itself stays as it is."
+    examples = ("model convert sd15.ckpt", "model convert downloads/better.vae.pt --output models/better.vae.safetensors")
+    added = _verb(words, "convert", model_convert, about, *examples, more=more)
+    added.add_argument("file", metavar="FILE", help="the checkpoint, by path or by its name in the workspace's models folder")
+    added.add_argument("--output", default=None, metavar="FILE", help="the .safetensors file to write (else beside it, of the same name)")
+    added.add_argument("--overwrite", action="store_true", help="write it anew where there is one")
+
+
+def model_convert(arguments: argparse.Namespace) -> int:
+    file = workspace_path(arguments.file, workspace_of(arguments).models)
+    from nosnja_gui.engine import conversion
+
+    target = Path(arguments.output).expanduser() if arguments.output else conversion.target_beside(file)
+    if target.exists() and not arguments.overwrite:
+        raise UserError(f"There is a file {target} already: add --overwrite to write it anew, or --output FILE for another one.")
+    progress, before = Progress(), 0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal before
+        if not before:
+            progress.stage("Converting", total // 10**6)
+        progress.advance((done - before) // 10**6)
+        before += (done - before) // 10**6 * 10**6
+
+    result = conversion.convert(file, target, tell)
+    progress.done()
+    print(f"{result.target} is {result.kind}: {result.weights:,} weights, {result.size_bytes / 1e6:,.0f} MB.")
+    if result.left_out:
+        print(textwrap.fill(f"Left out: {', '.join(result.left_out)}.", 100))
+    return 0
+
+
+def add_lora_card(words: Any) -> None:
+    about = "write a model card for a LoRA, in a folder that is ready for the hub"
+    more = "The folder gets the LoRA without what nobody else should read, README.md and the last samples of its run; nothing is uploaded."
+    added = _verb(words, "card", lora_card, about, "lora card runs/costume-001/weights/costume.safetensors", more=more)
+    _add_card(added)
+    added.add_argument("--overwrite", action="store_true", help="write it anew where there is one")
+
+
+def _add_card(added: argparse.ArgumentParser) -> None:
+    added.add_argument("file", metavar="FILE", help="the LoRA, by path or by its name in the workspace's models folder")
+    added.add_argument("--folder", default=None, help="where the card is (else in NAME-hub beside the LoRA)")
+    added.add_argument("--base-model", default="", metavar="ID", help="the base model on the hub (known if it was downloaded)")
+    added.add_argument("--license", default="", metavar="ID", help="a license's identifier on the hub, such as openrail++")
+
+
+def lora_card(arguments: argparse.Namespace) -> int:
+    from nosnja_gui import publishing
+
+    lora, folder = _lora_and_folder(arguments)
+    options = {"base_model": arguments.base_model, "license": arguments.license}
+    written = publishing.write(lora, folder, overwrite=arguments.overwrite, **options)
+    print(f"Written: {written / publishing.README}; look it over, then: {PROGRAM} lora publish {shlex.quote(str(lora))} --repo USER/NAME")
+    return 0
+
+
+def add_lora_publish(words: Any) -> None:
+    about = "upload a LoRA with its model card to the Hugging Face hub"
+    more = (
+        "The repository is private unless --public is given. A card that `lora card` wrote is taken as it is, else one is written. "
+        "Needs a token with write permission: $HF_TOKEN, or what `hf auth login` stored."
+    )
+    added = _verb(words, "publish", lora_publish, about, "lora publish costume.safetensors --repo USER/costume --public", more=more)
+    _add_card(added)
+    added.add_argument("--repo", required=True, metavar="USER/NAME", help="the repository, made if there is none")
+    seen = added.add_mutually_exclusive_group()
+    seen.add_argument("--public", action="store_true", help="for everybody to see")
+    seen.add_argument("--private", action="store_true", help="for nobody else to see; that is so anyway")
+    added.add_argument("--replace", action="store_true", help="replace the LoRA and its card where the repository holds others")
+
+
+def lora_publish(arguments: argparse.Namespace) -> int:
+    from nosnja_gui import publishing
+
+    lora, folder = _lora_and_folder(arguments)
+    if not (folder / publishing.README).exists():
+        options = {"base_model": arguments.base_model, "license": arguments.license}
+        publishing.write(lora, folder, repo=arguments.repo, **options)
+    elif not publishing.is_current(folder, lora):
+        raise UserError(f"{folder} holds the card of another LoRA, or of an older one: write it anew with `lora card --overwrite`.")
+    from nosnja_gui.engine.hub import publish
+
+    for path in publishing.contents(folder):
+        print(f"  {path.relative_to(folder).as_posix()}  {path.stat().st_size / 1e6:.1f} MB", flush=True)
+    address = publish(folder, arguments.repo, private=not arguments.public, replace=arguments.replace)
+    print(f"Published: {address}{'' if arguments.public else ' (private: only you see it; change that on its page)'}")
+    return 0
+
+
+def _lora_and_folder(arguments: argparse.Namespace) -> tuple[Path, Path]:
+    from nosnja_gui import publishing
+
+    lora = workspace_path(arguments.file, workspace_of(arguments).models)
+    if not lora.is_file():
+        raise UserError(f"There is no LoRA file {lora}: give the path of a .safetensors file.")
+    return lora, Path(arguments.folder).expanduser() if arguments.folder else publishing.folder_of(lora)
 
 
 # ---------------------------------------------------------------- runs

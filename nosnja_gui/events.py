@@ -111,6 +111,18 @@ class Cell(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Downloaded(Event):
+    """How far a download is, in bytes: of the file that comes now, and of all together."""
+
+    kind: ClassVar[str] = "downloaded"
+    file: str
+    file_done: int
+    file_total: int
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Warned(Event):
     kind: ClassVar[str] = "warned"
     message: str

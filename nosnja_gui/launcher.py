@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nosnja_gui.files import write_atomic
@@ -21,32 +21,35 @@ from nosnja_gui.workspace import Workspace
 LEAVING_SECONDS = 20.0
 """How long a process may take that has logged its end, until it is gone."""
 PROGRAM = Path(__file__).resolve().parents[1]
+VERBS = {"download": ("model", "download")}
+"""The words that go on with a run, where they are others than its kind of job."""
 
 
-def start(run: RunFolder, workspace: Workspace | None = None) -> int:
+def start(run: RunFolder, workspace: Workspace | None = None, environment: Mapping[str, str] | None = None) -> int:
     """Begin the run, or go on with it, detached; returns the process number. Raises UserError where it runs already.
 
-    A run that waited in the queue waits no longer.
+    A run that waited in the queue waits no longer. `environment` is added to the process's own and written nowhere: a token, say.
     """
-    command = [sys.executable, "-m", "nosnja_gui", run.job().job, str(run.path.absolute())]
+    job = run.job().job
+    command = [sys.executable, "-m", "nosnja_gui", *VERBS.get(job, (job,)), str(run.path.absolute())]
     if living := run.living():
         raise UserError(f"{run.path} is in use by process {living[0]['pid']}: wait until it ends, or stop it.")
     run.clear_requests(since_begin=True)
     log_bytes = run.log_bytes()
-    pid = detach(command, workspace, run.console)
+    pid = detach(command, workspace, run.console, **({"environment": environment} if environment else {}))
     entry = {"pid": pid, "start": start_mark(pid), "log_bytes": log_bytes, "command": command}
     write_atomic(run.process, json.dumps(entry, indent=2))
     run.queued.unlink(missing_ok=True)
     return pid
 
 
-def detach(command: Sequence[str], workspace: Workspace | None, console: Path) -> int:
+def detach(command: Sequence[str], workspace: Workspace | None, console: Path, environment: Mapping[str, str] | None = None) -> int:
     """Run a command of this program in a process that outlives this one, what it prints appended to a file."""
     with open(console, "ab") as output:
         process = subprocess.Popen(
             command,
             cwd=PROGRAM,
-            env=_environment(workspace),
+            env={**_environment(workspace), **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

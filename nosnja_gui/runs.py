@@ -20,14 +20,14 @@ from typing import Any, BinaryIO, Literal
 from nosnja_gui import events
 from nosnja_gui.events import EventLog
 from nosnja_gui.files import write_atomic
-from nosnja_gui.jobs import CaptionJob, DemoJob, GridJob, Job, TrainJob
+from nosnja_gui.jobs import CaptionJob, DemoJob, DownloadJob, GridJob, Job, TrainJob
 from nosnja_gui.processes import is_alive, self_mark
 from nosnja_gui.settings import UserError, read_yaml
 from nosnja_gui.workspace import Workspace
 
 Request = Literal["stop", "save", "sample"]
 State = Literal["new", "queued", "running", "finished", "stopped", "failed", "crashed"]
-JOBS: dict[str, type[Job]] = {"train": TrainJob, "caption": CaptionJob, "grid": GridJob, "demo": DemoJob}
+JOBS: dict[str, type[Job]] = {"train": TrainJob, "caption": CaptionJob, "grid": GridJob, "demo": DemoJob, "download": DownloadJob}
 ENDS: dict[type[events.Event], State] = {events.Finished: "finished", events.Stopped: "stopped", events.Failed: "failed"}
 CONSOLE_TAIL_LINES = 12
 PARTS = frozenset({"requests", "samples", "weights", "checkpoints", "cells"})
@@ -40,7 +40,7 @@ PROCESS_BEGAN = time.time() - 1.0
 class Status:
     state: State
     step: int = 0
-    """Steps, pictures or cells done."""
+    """Steps, pictures or cells done; bytes of a download."""
     total: int = 0
     loss: float | None = None
     eta_seconds: float | None = None
@@ -330,9 +330,10 @@ class Told:
                 status = replace(status, step=event.step, loss=event.loss, seconds_per_step=event.seconds_per_step, stage="")
             case events.Cell(reused=True):
                 status = replace(status, step=max(status.step, event.done), total=event.total)
-            case events.Captioned() | events.Cell():
+            case events.Captioned() | events.Cell() | events.Downloaded():
                 rate = (event.at - self._began) / max(1, event.done - self._done_at_start) if self._began else None
-                status = replace(status, step=event.done, total=event.total, seconds_per_step=rate, stage="")
+                stage = event.file if isinstance(event, events.Downloaded) else ""
+                status = replace(status, step=event.done, total=event.total, seconds_per_step=rate, stage=stage)
             case events.Finished():
                 done = status.total if self._job == "demo" else status.step
                 status = replace(status, state="finished", step=done, stage="", message="")

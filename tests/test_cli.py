@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nosnja_gui import check, events, hardware
+from nosnja_gui import check, events, hardware, presets
 from nosnja_gui.__main__ import changes_of, main, working
 from nosnja_gui.jobs import TrainJob
 from nosnja_gui.runs import RunFolder
@@ -368,3 +368,26 @@ def test_the_cards_are_read_from_nvidia_smi(monkeypatch, tmp_path):
             (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
             (tmp_path / "nvidia-smi").chmod(0o755)
             assert len(hardware.gpus()) == cards
+
+
+def test_settings_of_another_trainer_become_a_preset_that_can_be_trained_with(say, here):
+    file = PROGRAM / "tests" / "foreign_files" / "kohya_ss.json"
+    code, shown, _ = say("presets", "import", file, file.with_name("dataset.toml"), "--name", "Red hat")
+    assert code == 0
+    parts = [part.splitlines()[0] for part in shown.split("\n\n")]
+    assert [part.split(" (")[0] for part in parts] == ["Taken", "Approximated", "No counterpart", "Ignored", parts[-1]]
+    assert "lr_warmup = 10  ->  schedule.warmup_share=0.1" in shown and "hf_nobodys_business" not in shown
+    kept = here.root / "presets" / "red-hat.yaml"
+    assert str(kept) in shown and "D:/" not in kept.read_text()
+    assert TrainJob.parse(presets.load_preset(kept)).lora.rank == 32
+    assert say("presets")[0] == 0
+
+
+def test_what_is_no_settings_file_makes_no_preset(say, here, tmp_path):
+    before = sorted(here.root.glob("presets/*"))
+    (tmp_path / "some.json").write_text("{}")
+    assert "not a settings file" in problems_of(say("presets", "import", tmp_path / "some.json"))[0]
+    assert "which file" in problems_of(say("presets", "import"))[0]
+    good = PROGRAM / "tests" / "foreign_files" / "onetrainer.json"
+    assert "program's own" in problems_of(say("presets", "import", good, "--name", "Balanced"))[0]
+    assert sorted(here.root.glob("presets/*")) == before
