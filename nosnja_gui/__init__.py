@@ -2,7 +2,7 @@
 
 The floors of the house; a module only ever imports from its own floor and those below it.
 
-    top      __main__ (the command line), demo/ (a drawn world, small models, the whole job)
+    top      __main__, commands/ (the command line), demo/ (a drawn world, small models, the whole job)
     window   ui/                                            gradio; never torch, never engine/
     work     engine/ (the training loop, sampler, grids)    torch; never gradio
              launcher, work_queue, check                    processes; neither of the two

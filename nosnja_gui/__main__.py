@@ -5,32 +5,42 @@ Exit codes: 0 done, 1 our mistake, 2 something the user can mend, 130 stopped by
 
 import argparse
 import contextlib
-import errno
 import os
 import shlex
-import signal
 import sys
 import tempfile
 import textwrap
-import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 import nosnja_gui
-from nosnja_gui import events, presets
-from nosnja_gui.jobs import CaptionJob, DemoJob, DownloadJob, GridJob, Job, TrainJob, workspace_path
+from nosnja_gui import presets
+from nosnja_gui.commands import (
+    PROGRAM,
+    STOPPED,
+    base_models,
+    is_first_process,
+    is_full_disk,
+    job_of,
+    loras,
+    output_of,
+    report,
+    run_path,
+    settled,
+    verb,
+    working,
+    workspace_of,
+)
+from nosnja_gui.jobs import CaptionJob, DemoJob, GridJob, TrainJob, workspace_path
 from nosnja_gui.progress import Progress
 from nosnja_gui.runs import RunFolder, identifier
 from nosnja_gui.settings import UserError, merge_dotted, read_yaml
 from nosnja_gui.workspace import Workspace
 
-PROGRAM = "python -m nosnja_gui"
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
-STOPPED = 130
 COLOURS_AND_PATTERNS = "colours and patterns"
 
 
@@ -55,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         return complain(str(error))
     except Exception as error:
-        if _is_full_disk(error):
+        if is_full_disk(error):
             where = f" of {error.filename}" if isinstance(error, OSError) and error.filename else ""
             return complain(f"The disk{where} is full: make room, then the same command goes on from here; nothing that was saved is lost.")
         file = _keep_traceback()
@@ -68,10 +78,6 @@ def complain(text: str) -> int:
     for line in text.splitlines():
         print(f"error: {line}", file=sys.stderr)
     return 2
-
-
-def _is_full_disk(error: Exception) -> bool:
-    return (isinstance(error, OSError) and error.errno in FULL_DISK) or "No space left on device" in str(error)
 
 
 def _keep_traceback() -> Path:
@@ -93,27 +99,12 @@ def parser() -> argparse.ArgumentParser:
     add_train(verbs)
     add_grid(verbs)
     add_queue(verbs)
-    add_model(verbs)
-    add_lora(verbs)
+    base_models.add(verbs)
+    loras.add(verbs)
     add_presets(verbs)
     add_check(verbs)
-    _verb(verbs, "window", lambda arguments: window([]), "open the window in the browser", "window --port 7861 --no-browser")
+    verb(verbs, "window", lambda arguments: window([]), "open the window in the browser", "window --port 7861 --no-browser")
     return top
-
-
-def _verb(verbs: Any, name: str, work: Callable, about: str, *examples: str, more: str = "") -> argparse.ArgumentParser:
-    shown = "\n".join(f"  {PROGRAM} {example}" for example in examples)
-    added = verbs.add_parser(
-        name,
-        help=about,
-        description=textwrap.fill(f"{about[0].upper()}{about[1:]}. {more}", 100),
-        epilog=f"{'examples' if len(examples) > 1 else 'example'}:\n{shown}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    added.set_defaults(verb=work)
-    added.add_argument("--workspace", metavar="FOLDER", help="where datasets, models and runs are (else $NOSNJA_WORKSPACE or ./workspace)")
-    return added
 
 
 def _add_set(added: argparse.ArgumentParser, example: str) -> None:
@@ -145,21 +136,6 @@ def changes_of(given: Sequence[Sequence[str]]) -> dict[str, Any]:
     return changes
 
 
-def workspace_of(arguments: argparse.Namespace) -> Workspace:
-    if arguments.workspace:
-        os.environ["NOSNJA_WORKSPACE"] = str(Path(arguments.workspace).expanduser().absolute())
-    return Workspace.default()
-
-
-def settled(text: str, folder: Path, beside: Path | None = None) -> str:
-    """A path from the command line as it is kept in a run: absolute if it exists here (or `beside` a file), else as given (a name)."""
-    if not text:
-        return text
-    here = [Path(text).expanduser(), *([beside / text] if beside else [])]
-    found = next((path for path in here if path.exists()), None)
-    return str(found.absolute()) if found else str(workspace_path(text, folder).absolute()) if (folder / text).exists() else text
-
-
 # ---------------------------------------------------------------- demo, window, presets, check
 
 
@@ -167,7 +143,7 @@ def add_demo(verbs: Any) -> None:
     about = "show the whole job on drawn pictures and a tiny model: captions, trigger word, training, samples, comparison"
     examples = ("demo", "demo --quick --output my-demo", "demo --draw dog")
     more = "Needs no download and no GPU. The same command goes on with a demo that was stopped."
-    added = _verb(verbs, "demo", demo, about, *examples, more=more)
+    added = verb(verbs, "demo", demo, about, *examples, more=more)
     added.add_argument("run", nargs="?", metavar="RUN_FOLDER", help="go on with this demo")
     added.add_argument("--output", metavar="FOLDER", help="where everything goes (else a new folder in the workspace's runs)")
     added.add_argument("--quick", action="store_true", help="shorter training and fewer pictures: to see that it works")
@@ -210,7 +186,7 @@ def window(words: list[str]) -> int:
 
 
 def add_presets(verbs: Any) -> None:
-    added = _verb(
+    added = verb(
         verbs,
         "presets",
         show_presets,
@@ -258,7 +234,7 @@ def import_preset(arguments: argparse.Namespace) -> int:
 
 
 def add_check(verbs: Any) -> None:
-    _verb(verbs, "check", show_check, "look over the machine, the libraries and the models, and say what is wrong", "check")
+    verb(verbs, "check", show_check, "look over the machine, the libraries and the models, and say what is wrong", "check")
 
 
 def show_check(arguments: argparse.Namespace) -> int:
@@ -275,7 +251,7 @@ def show_check(arguments: argparse.Namespace) -> int:
 def add_caption(verbs: Any) -> None:
     about = "describe every picture of a dataset in words"
     more = "Captions are written in the dataset's own layout; `trigger DATASET --undo` takes them back."
-    added = _verb(verbs, "caption", caption, about, "caption pictures/costume", 'caption costume --prompt "a photo of"', more=more)
+    added = verb(verbs, "caption", caption, about, "caption pictures/costume", 'caption costume --prompt "a photo of"', more=more)
     added.add_argument("dataset", metavar="DATASET", help="a folder of pictures, by path or by its name in the workspace")
     added.add_argument("--captioner", default=None, help="who writes (blip)")
     added.add_argument("--model", default=None, help="the captioner's model folder, by path or by its name in the workspace")
@@ -320,7 +296,7 @@ def add_trigger(verbs: Any) -> None:
         "What changes is shown; --undo takes the last change back."
     )
     examples = ("trigger costume --word nosnjaoutfit --class-noun costume --dry-run", "trigger costume --undo")
-    added = _verb(verbs, "trigger", trigger, about, *examples, more=more)
+    added = verb(verbs, "trigger", trigger, about, *examples, more=more)
     added.add_argument("dataset", metavar="DATASET", help="a folder of captioned pictures, by path or by its name in the workspace")
     added.add_argument("--word", default="", help="the trigger word, one that means nothing yet, such as nosnjaoutfit")
     added.add_argument("--class-noun", default=None, metavar="NOUN", help='the word to replace, such as dress; "" for none (else guessed)')
@@ -431,7 +407,7 @@ def add_train(verbs: Any) -> None:
         "train --dataset costume --model sd15 --set training.epochs=5 optimizer.learning_rate=2e-4",
         "train runs/costume",
     )
-    added = _verb(verbs, "train", train, about, *examples, more=more)
+    added = verb(verbs, "train", train, about, *examples, more=more)
     added.add_argument("run", nargs="?", metavar="RUN_FOLDER", help="go on with this run; its settings stay as they are")
     added.add_argument("--preset", default=None, help=f"a preset's name or file (else {presets.DEFAULT}); see `presets`")
     added.add_argument("--dataset", default=None, help="a folder of captioned pictures, by path or by its name in the workspace")
@@ -493,7 +469,7 @@ def train_job(arguments: argparse.Namespace, workspace: Workspace) -> TrainJob:
 def add_queue(verbs: Any) -> None:
     about = "work off the queue: start the runs that wait, one after another"
     more = "What is queued, here with `train ... --queue` or in the window, starts by itself; this is the process that does it."
-    added = _verb(verbs, "queue", queue, about, "queue", "queue --list", more=more)
+    added = verb(verbs, "queue", queue, about, "queue", "queue --list", more=more)
     added.add_argument("--list", action="store_true", help="only list what waits")
 
 
@@ -529,7 +505,7 @@ def add_grid(verbs: Any) -> None:
         "grid my-grid.yaml --set steps=20 'x.values=[0.5, 0.75, 1]' --output runs/my-grid",
         "grid runs/my-grid",
     )
-    added = _verb(verbs, "grid", grid, about, *examples, more=more)
+    added = verb(verbs, "grid", grid, about, *examples, more=more)
     added.add_argument("grid", metavar="GRID", help="a grid's YAML file, or the folder of a grid to go on with")
     added.add_argument("--output", default=None, help="the grid's folder (else a new one in the workspace's runs)")
     _add_set(added, "cfg_scale=5")
@@ -574,250 +550,6 @@ def grid_job(file: Path, changes: Mapping[str, Any], output: str | None, workspa
 
 
 # ---------------------------------------------------------------- model, lora
-
-
-def _group(verbs: Any, name: str, about: str) -> Any:
-    """A verb of several words: `model download`. Its words are added to what is returned, with `_verb` as others are."""
-    added = verbs.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.", allow_abbrev=False)
-    return added.add_subparsers(metavar="WHAT", required=True)
-
-
-def add_model(verbs: Any) -> None:
-    words = _group(verbs, "model", "what is done with base models")
-    add_model_download(words)
-    add_model_convert(words)
-
-
-def add_lora(verbs: Any) -> None:
-    words = _group(verbs, "lora", "what is done with LoRA files")
-    add_lora_card(words)
-    add_lora_publish(words)
-
-
-def add_model_download(words: Any) -> None:
-    about = "fetch a base model from the Hugging Face hub into the workspace's models folder"
-    more = (
-        "Only .safetensors weights are fetched, with their configs and tokenizers. The same command goes on where one was stopped. "
-        "For gated models, $HF_TOKEN or what `hf auth login` stored is used."
-    )
-    examples = (
-        "model download stable-diffusion-v1-5/stable-diffusion-v1-5 --variant fp16",
-        "model download stable-diffusion-v1-5/stable-diffusion-v1-5 --file v1-5-pruned-emaonly.safetensors --name sd15",
-    )
-    added = _verb(words, "download", model_download, about, *examples, more=more)
-    added.add_argument("repo", metavar="REPO_ID", help="USER/NAME on the hub, its address there, or the run folder of a download")
-    added.add_argument("--revision", default="", help="a branch, tag or commit (else the newest)")
-    added.add_argument("--file", default="", metavar="NAME", help="only this .safetensors file")
-    added.add_argument("--variant", default="", choices=("fp16",), help="weights of half the size, where there are such")
-    added.add_argument("--name", default="", help="what it is called here (else its name there)")
-
-
-def model_download(arguments: argparse.Namespace) -> int:
-    workspace = workspace_of(arguments)
-    given = run_path(arguments.repo, workspace)
-    run = RunFolder(given) if (given / "run.yaml").is_file() else None
-    if run:
-        job = job_of(run, DownloadJob, "model download REPO_ID")
-    else:
-        names = ("repo", "revision", "file", "variant", "name")
-        job = DownloadJob.parse({name: getattr(arguments, name) for name in names}, where="the command")
-    from nosnja_gui.engine.hub import download
-
-    with working(run):
-        log, stop_asked = (run.log(), lambda: run.take_request("stop")) if run else (None, lambda: False)
-        model = download(job, workspace, log, Progress(), stop_asked, say=lambda text: print(text, flush=True))
-    if model is None:
-        return report(run, "model download") if run else STOPPED
-    print(f"Finished: {model}")
-    return 0
-
-
-def add_model_convert(words: Any) -> None:
-    about = "turn a .ckpt, .pt, .pth or .bin file into a .safetensors file, without running what may be hidden in it"
-    more = "Only weights are taken over; a file that would run a program is refused. The file itself stays as it is."
-    examples = ("model convert sd15.ckpt", "model convert downloads/better.vae.pt --output models/better.vae.safetensors")
-    added = _verb(words, "convert", model_convert, about, *examples, more=more)
-    added.add_argument("file", metavar="FILE", help="the checkpoint, by path or by its name in the workspace's models folder")
-    added.add_argument("--output", default=None, metavar="FILE", help="the .safetensors file to write (else beside it, of the same name)")
-    added.add_argument("--overwrite", action="store_true", help="write it anew where there is one")
-
-
-def model_convert(arguments: argparse.Namespace) -> int:
-    file = workspace_path(arguments.file, workspace_of(arguments).models)
-    from nosnja_gui.engine import conversion
-
-    target = Path(arguments.output).expanduser() if arguments.output else conversion.target_beside(file)
-    if target.exists() and not arguments.overwrite:
-        raise UserError(f"There is a file {target} already: add --overwrite to write it anew, or --output FILE for another one.")
-    progress, before = Progress(), 0
-
-    def tell(done: int, total: int) -> None:
-        nonlocal before
-        if not before:
-            progress.stage("Converting", total // 10**6)
-        progress.advance((done - before) // 10**6)
-        before += (done - before) // 10**6 * 10**6
-
-    result = conversion.convert(file, target, tell)
-    progress.done()
-    print(f"{result.target} is {result.kind}: {result.weights:,} weights, {result.size_bytes / 1e6:,.0f} MB.")
-    if result.left_out:
-        print(textwrap.fill(f"Left out: {', '.join(result.left_out)}.", 100))
-    return 0
-
-
-def add_lora_card(words: Any) -> None:
-    about = "write a model card for a LoRA, in a folder that is ready for the hub"
-    more = "The folder gets the LoRA without what nobody else should read, README.md and the last samples of its run; nothing is uploaded."
-    added = _verb(words, "card", lora_card, about, "lora card runs/costume-001/weights/costume.safetensors", more=more)
-    _add_card(added)
-    added.add_argument("--overwrite", action="store_true", help="write it anew where there is one")
-
-
-def _add_card(added: argparse.ArgumentParser) -> None:
-    added.add_argument("file", metavar="FILE", help="the LoRA, by path or by its name in the workspace's models folder")
-    added.add_argument("--folder", default=None, help="where the card is (else in NAME-hub beside the LoRA)")
-    added.add_argument("--base-model", default="", metavar="ID", help="the base model on the hub (known if it was downloaded)")
-    added.add_argument("--license", default="", metavar="ID", help="a license's identifier on the hub, such as openrail++")
-
-
-def lora_card(arguments: argparse.Namespace) -> int:
-    from nosnja_gui import publishing
-
-    lora, folder = _lora_and_folder(arguments)
-    options = {"base_model": arguments.base_model, "license": arguments.license}
-    written = publishing.write(lora, folder, overwrite=arguments.overwrite, **options)
-    print(f"Written: {written / publishing.README}; look it over, then: {PROGRAM} lora publish {shlex.quote(str(lora))} --repo USER/NAME")
-    return 0
-
-
-def add_lora_publish(words: Any) -> None:
-    about = "upload a LoRA with its model card to the Hugging Face hub"
-    more = (
-        "The repository is private unless --public is given. A card that `lora card` wrote is taken as it is, else one is written. "
-        "Needs a token with write permission: $HF_TOKEN, or what `hf auth login` stored."
-    )
-    added = _verb(words, "publish", lora_publish, about, "lora publish costume.safetensors --repo USER/costume --public", more=more)
-    _add_card(added)
-    added.add_argument("--repo", required=True, metavar="USER/NAME", help="the repository, made if there is none")
-    seen = added.add_mutually_exclusive_group()
-    seen.add_argument("--public", action="store_true", help="for everybody to see")
-    seen.add_argument("--private", action="store_true", help="for nobody else to see; that is so anyway")
-    added.add_argument("--replace", action="store_true", help="replace the LoRA and its card where the repository holds others")
-
-
-def lora_publish(arguments: argparse.Namespace) -> int:
-    from nosnja_gui import publishing
-
-    lora, folder = _lora_and_folder(arguments)
-    if not (folder / publishing.README).exists():
-        options = {"base_model": arguments.base_model, "license": arguments.license}
-        publishing.write(lora, folder, repo=arguments.repo, **options)
-    elif not publishing.is_current(folder, lora):
-        raise UserError(f"{folder} holds the card of another LoRA, or of an older one: write it anew with `lora card --overwrite`.")
-    from nosnja_gui.engine.hub import publish
-
-    for path in publishing.contents(folder):
-        print(f"  {path.relative_to(folder).as_posix()}  {path.stat().st_size / 1e6:.1f} MB", flush=True)
-    address = publish(folder, arguments.repo, private=not arguments.public, replace=arguments.replace)
-    print(f"Published: {address}{'' if arguments.public else ' (private: only you see it; change that on its page)'}")
-    return 0
-
-
-def _lora_and_folder(arguments: argparse.Namespace) -> tuple[Path, Path]:
-    from nosnja_gui import publishing
-
-    lora = workspace_path(arguments.file, workspace_of(arguments).models)
-    if not lora.is_file():
-        raise UserError(f"There is no LoRA file {lora}: give the path of a .safetensors file.")
-    return lora, Path(arguments.folder).expanduser() if arguments.folder else publishing.folder_of(lora)
-
-
-# ---------------------------------------------------------------- runs
-
-
-def run_path(text: str, workspace: Workspace) -> Path:
-    return workspace_path(text, workspace.runs).absolute()
-
-
-def job_of(run: RunFolder, kind: type[Job], instead: str) -> Any:
-    """The run's job. Raises UserError if it is of another kind."""
-    job = run.job()
-    if not isinstance(job, kind):
-        raise UserError(f"{run.path} is the folder of a {job.job} job: give another one, or write `{PROGRAM} {instead}`.")
-    return job
-
-
-def output_of(output: str, name: str, workspace: Workspace) -> Path:
-    """The folder asked for, or a new one. Several processes must be given one: each would find another new name."""
-    if output:
-        return Path(output).expanduser().absolute()
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("Training with several processes needs a folder that all of them know: add --output FOLDER.")
-    return workspace.create().new_run(name)
-
-
-def is_first_process() -> bool:
-    """Of those that accelerate or torchrun started together, the one that writes."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-@contextlib.contextmanager
-def working(run: RunFolder | None) -> Iterator[None]:
-    """Around a job: the run is locked, Ctrl-C asks it to stop, and an error that nobody logged is logged."""
-    if run is None or not is_first_process():
-        yield
-        return
-    with run.lock():
-        run.clear_requests()
-        begun = run.log_bytes()
-        try:
-            with stop_on_signal(run):
-                yield
-        except (Exception, KeyboardInterrupt) as error:
-            # The engine logs what happens in it; this is for what happens before, such as a broken library.
-            mendable = isinstance(error, UserError | KeyboardInterrupt) or _is_full_disk(error)
-            if run.log_bytes() == begun or run.logged().state == "running":
-                message = "Broken off by Ctrl-C." if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
-                with contextlib.suppress(OSError):
-                    run.log().append(events.Failed(message=message, detail="" if mendable else traceback.format_exc()))
-            raise
-
-
-@contextlib.contextmanager
-def stop_on_signal(run: RunFolder) -> Iterator[None]:
-    """The first Ctrl-C (or a polite kill) asks the engine to save and stop, the second one breaks off."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def ask(number: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        run.request("stop")
-        print("\nStopping after this step; press Ctrl-C again to break off at once.", file=sys.stderr, flush=True)
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def report(run: RunFolder, verb: str) -> int:
-    """Say how a run ended and where its files are."""
-    status = run.logged()
-    again = f"{PROGRAM} {verb} {shlex.quote(str(run.path))}"
-    if status.state == "stopped":
-        print(f"Stopped at {status.step} of {status.total}; go on with: {again}")
-        return STOPPED
-    if is_first_process():
-        ends = [event for event in events.read(run.events) if isinstance(event, events.Finished)]
-        for file in ends[-1].files[:1] if ends else []:
-            print(f"Finished: {run.path / file}")
-        if run.samples.is_dir() and any(run.samples.iterdir()):
-            print(f"Previews: {run.samples}")
-    return 0
 
 
 if __name__ == "__main__":

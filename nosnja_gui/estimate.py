@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from nosnja_gui import hardware
 from nosnja_gui.events import Started, Step, from_values
-from nosnja_gui.families.demand import TEXT_TOKENS, Demand
+from nosnja_gui.families.demand import Demand
 from nosnja_gui.jobs import TrainJob
 from nosnja_gui.models import demand_of, find_model, native_size
 from nosnja_gui.plan import TrainPlan
@@ -251,7 +251,7 @@ def _latents_bytes(job: TrainJob, plan: TrainPlan, demand: Demand) -> int:
 
 
 def _captions_bytes(plan: TrainPlan, demand: Demand, number: int) -> int:
-    return (plan.pictures + plan.held_out + 1) * TEXT_TOKENS * demand.unet.text_width * number
+    return (plan.pictures + plan.held_out + 1) * demand.unet.text_tokens * demand.unet.text_width * number
 
 
 def _preview_pixels(job: TrainJob, plan: TrainPlan) -> int:

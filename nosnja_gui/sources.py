@@ -34,6 +34,24 @@ class Tokenizer:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Place:
+    """A weight in a file: the tensor of that key, or a third of its rows, perhaps turned."""
+
+    file: Path
+    key: str
+    third: int | None = None
+    transposed: bool = False
+
+    def read(self) -> torch.Tensor:
+        """Raises UserError for a damaged file."""
+        with weights.opened(self.file) as content:
+            tensor = content.get_tensor(self.key)
+        if self.third is not None:
+            tensor = tensor.chunk(3)[self.third]
+        return tensor.T if self.transposed else tensor
+
+
 class Source(Protocol):
     """A model as it lies on the disk. All methods raise UserError in one sentence for what is missing or damaged."""
 
@@ -52,6 +70,9 @@ class Source(Protocol):
 
     def tensors(self, part: str) -> Iterator[tuple[str, torch.Tensor]]:
         """Each weight of a part as the file has it; memory for one at a time."""
+
+    def place(self, part: str, name: str) -> Place:
+        """Where one weight lies in a file. Raises KeyError if there is none of that name."""
 
     def tokenizer(self, part: str) -> Tokenizer:
         """Of a text encoder."""
@@ -86,6 +107,12 @@ class Folder:
     def tensors(self, part: str) -> Iterator[tuple[str, torch.Tensor]]:
         for file in self.files(part):
             yield from weights.tensors(file)
+
+    def place(self, part: str, name: str) -> Place:
+        for file in self.files(part):
+            if name in weights.shapes(file):
+                return Place(file, name)
+        raise KeyError(name)
 
     def tokenizer(self, part: str) -> Tokenizer:
         folder = self.path / part.replace("text_encoder", "tokenizer")
@@ -254,8 +281,12 @@ class SingleFile:
                     tensor = file.get_tensor(key)
                 else:
                     rows = self.entries[key][1][0] // 3
-                    tensor = file.get_slice(key)[origin.third * rows : (origin.third + 1) * rows]
+                    tensor = file.get_rows(key, origin.third * rows, (origin.third + 1) * rows)
                 yield name, tensor.T if origin.transposed else tensor
+
+    def place(self, part: str, name: str) -> Place:
+        origin = self.layout.parts[part].names(self.config(part))[name]
+        return Place(self.path, self._inside(part)[origin.key], origin.third, origin.transposed)
 
     def tokenizer(self, part: str) -> Tokenizer:
         tokenizer = self.layout.parts[part].tokenizer
@@ -299,6 +330,9 @@ class Changed:
 
     def tensors(self, part: str) -> Iterator[tuple[str, torch.Tensor]]:
         return self._of(part).tensors(part)
+
+    def place(self, part: str, name: str) -> Place:
+        return self._of(part).place(part, name)
 
     def tokenizer(self, part: str) -> Tokenizer:
         return self.source.tokenizer(part)
@@ -359,11 +393,36 @@ class LoneVae:
             for name, key in self._seen[1].items():
                 yield name, file.get_tensor(key)
 
+    def place(self, part: str, name: str) -> Place:
+        return Place(self._file, self._seen[1][name])
+
     def tokenizer(self, part: str) -> Tokenizer:
         raise AssertionError("a VAE has no tokenizer")
 
     def hash(self) -> str:
         return weights.short_hash(self._file)
+
+
+@dataclass(frozen=True)
+class Standard:
+    """The usual model of a family by its configurations alone: it has names and shapes, but no weights."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return f"the usual {self.path.name.upper()}"
+
+    def parts(self) -> tuple[str, ...]:
+        return tuple(sorted(file.stem for file in self.path.glob("*.json") if file.stem != "scheduler"))
+
+    def config(self, part: str) -> dict[str, Any]:
+        return read_config(self.path / f"{part}.json")
+
+    def weights(self, part: str) -> Weights:
+        raise AssertionError("it has no weights")
+
+    tensors = place = tokenizer = hash = weights
 
 
 # What else a file may be
@@ -373,7 +432,7 @@ MARKS: tuple[tuple[str, Callable[[Collection[str]], bool]], ...] = (
     ("a textual inversion", lambda names: {"emb_params", "clip_l", "clip_g"} & set(names) != set()),
     ("a ControlNet", lambda names: any(name.startswith(("control_model.", "controlnet_cond_embedding.")) for name in names)),
     ("a Flux model", lambda names: any("double_blocks.0.img_attn" in name for name in names)),
-    ("a Stable Diffusion 3 model", lambda names: any("joint_blocks.0." in name for name in names)),
+    ("a Stable Diffusion 3 file (its diffusers folder can be read)", lambda names: any("joint_blocks.0." in name for name in names)),
     ("a video model", lambda names: any("time_stack" in name or "temporal" in name for name in names)),
     ("a Stable Diffusion XL refiner", lambda names: "conditioner.embedders.0.model.ln_final.weight" in names),
     ("a UNet alone in diffusers' names", lambda names: "down_blocks.0.resnets.0.conv1.weight" in names),

@@ -46,9 +46,12 @@ PERSONAL = {
 
 
 def lora_file(path: Path, metadata: dict[str, str] | None = None, width: int = 768, part: str = "lora_down") -> Path:
-    """A header as trainers write it, with one small pair of weights: rank 4, alpha 2."""
+    """A header as trainers write it, with one small pair of weights, or LoHa's two: rank 4, alpha 2."""
     module = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
-    shapes = {f"{module}.{part}.weight": [4, width], f"{module}.lora_up.weight": [320, 4], f"{module}.alpha": []}
+    halves = {"lora_down.weight": [4, width], "lora_up.weight": [320, 4]}
+    if part == "hada":
+        halves = {f"hada_w{side}_{half}": shape for side in (1, 2) for half, shape in (("a", [320, 4]), ("b", [4, width]))}
+    shapes = {f"{module}.{name}": shape for name, shape in (*halves.items(), ("alpha", []))}
     header, data = {}, b""
     for name, shape in shapes.items():
         count = 1
@@ -237,7 +240,7 @@ def test_the_example_runs_on_a_trained_lora(tmp_path, monkeypatch):
 
 
 def test_other_kinds_are_not_promised_to_diffusers(tmp_path):
-    text = card(lora_file(tmp_path / "x.safetensors", part="hada_w1_b"))
+    text = card(lora_file(tmp_path / "x.safetensors", part="hada"))
     assert "A LoHa" in text and "```python" not in text
 
 

@@ -62,6 +62,8 @@ class Family(Protocol):
     native_size: int
     """Side in pixels at which its models were trained, where the model itself doesn't say."""
     latent_factor: int
+    short: str
+    """As LoRA files of it are called for short: SD 1.x."""
     kohya_version: str
     """What kohya's trainer and its readers call it (`ss_base_model_version`)."""
     original: Original | None

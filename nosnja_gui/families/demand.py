@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from nosnja_gui.weights import Weights
 
@@ -40,6 +41,25 @@ TEXT_KEPT = 34
 """Numbers kept per token and channel of each layer of a text encoder that is trained. Estimated from its layers."""
 
 
+class DenoiserDemand(Protocol):
+    """What a denoiser asks for, whatever it is made of."""
+
+    parameters: int
+    latent_channels: int
+    text_width: int
+    text_tokens: int
+    """How long the encoding of a text is."""
+
+    def forward_flop(self, positions: int) -> float:
+        """Multiplications and additions of a forward pass."""
+
+    def training_flop(self, positions: int, checkpointing: bool) -> float:
+        """Forward and backward pass, recomputing included."""
+
+    def kept_numbers(self, positions: int, checkpointing: bool) -> float:
+        """How many numbers a picture adds to the memory of a training step."""
+
+
 @dataclass(frozen=True)
 class UNetDemand:
     """What a UNet asks for."""
@@ -58,6 +78,7 @@ class UNetDemand:
     transformer_channels: float
     """The same of all transformer layers."""
     widest_transformer: float
+    text_tokens: int = TEXT_TOKENS
 
     def forward_flop(self, positions: int) -> float:
         return self.per_position * positions + self.per_text + self.per_position_squared * positions**2
@@ -124,7 +145,7 @@ class TextDemand:
 class Demand:
     """What the parts of a model ask for."""
 
-    unet: UNetDemand
+    unet: DenoiserDemand
     vae: VaeDemand
     text_encoder: TextDemand
     adapter_widths: Mapping[str, int]

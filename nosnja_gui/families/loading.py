@@ -26,7 +26,8 @@ def skeleton(kind: str, config: Mapping[str, Any]) -> torch.nn.Module:
     """A module of this class on the meta device: names and shapes, no memory. Raises what its class raises for a wrong config."""
     from accelerate import init_empty_weights
 
-    with quiet(), init_empty_weights(include_buffers=False):
+    # This one works out a table of positions, hundreds of millions of numbers, which its files hold anyway.
+    with quiet(), init_empty_weights(include_buffers=kind == "SD3Transformer2DModel"):
         match kind:
             case "CLIPTextModel" | "CLIPTextModelWithProjection":
                 from transformers.models.clip import modeling_clip
@@ -58,7 +59,7 @@ def module(kind: str, source: Source, part: str, dtype: torch.dtype, device: tor
     """The part with its weights, frozen and in eval mode. Raises UserError where configuration and weights don't fit."""
     where = f"{part.replace('_', ' ')} of {source.path}"
     try:
-        made = skeleton(kind, source.config(part))
+        made = _tie(skeleton(kind, source.config(part)))
     except UserError:
         raise
     except Exception as error:  # a configuration can be wrong in more ways than its class thought of
@@ -77,15 +78,15 @@ def module(kind: str, source: Source, part: str, dtype: torch.dtype, device: tor
                 need = "x".join(map(str, shape))
                 raise UserError(f"The {where} cannot be loaded, '{name}' is {have} instead of {need}: configuration and weights don't fit.")
             tensor = tensor.reshape(shape)
-        number = dtype if wanted[name].is_floating_point() else wanted[name].dtype
-        # A copy even where nothing changes: the file may be replaced while the model is at work.
-        state[name] = tensor.to(device, number, copy=True).contiguous()
+        number = _number(made, name, dtype) if wanted[name].is_floating_point() else wanted[name].dtype
+        state[name] = tensor.to(device, number).contiguous()
     missing = sorted(set(wanted) - set(state) - {name for name in wanted if name.endswith("position_ids")})
     if missing:
         raise UserError(
             f"The {where} is incomplete, {len(missing)} weights such as '{missing[0]}' are missing: copy or download the model again."
         )
     made.load_state_dict(state, strict=False, assign=True)
+    _tie(made)
     return made.to(device).requires_grad_(False).eval()
 
 
@@ -97,9 +98,24 @@ def today(name: str, wanted: Mapping[str, Any]) -> str:
         return name.removeprefix("text_model.")
     if f"text_model.{name}" in wanted:
         return f"text_model.{name}"
-    if name == "shared.weight" and "encoder.embed_tokens.weight" in wanted:
-        return "encoder.embed_tokens.weight"
+    if name == "encoder.embed_tokens.weight" and "shared.weight" in wanted:  # T5 has two names for it
+        return "shared.weight"
     return OLD_ATTENTION.sub(lambda found: f".{TODAY[found[1]]}.{found[2]}", name)
+
+
+def _tie(module: torch.nn.Module) -> torch.nn.Module:
+    """Two names of one weight (T5's embedding) are one again: being made without memory, and being given weights, parts them."""
+    if getattr(module, "_tied_weights_keys", None):
+        module.tie_weights()
+    return module
+
+
+def _number(module: torch.nn.Module, name: str, dtype: torch.dtype) -> torch.dtype:
+    """float32 for what transformers says overflows in float16: T5's `wo`."""
+    import torch
+
+    sensitive = getattr(module, "_keep_in_fp32_modules", None) or ()
+    return torch.float32 if dtype == torch.float16 and any(piece in sensitive for piece in name.split(".")) else dtype
 
 
 def _kept_buffers(module: torch.nn.Module) -> dict[str, torch.Tensor]:

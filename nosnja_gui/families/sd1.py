@@ -31,6 +31,7 @@ ORIGINAL = Original(
 ENTRY = StableDiffusion(
     name="sd1",
     title="Stable Diffusion 1.x",
+    short="SD 1.x",
     native_size=512,
     kohya_version="sd_v1",
     original=ORIGINAL,

@@ -54,6 +54,7 @@ ORIGINAL = Original(
 ENTRY = StableDiffusion(
     name="sd2",
     title="Stable Diffusion 2.x",
+    short="SD 2.x",
     native_size=768,
     kohya_version="sd_v2",
     original=ORIGINAL,

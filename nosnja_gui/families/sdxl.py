@@ -118,6 +118,7 @@ def _device(encoder: torch.nn.Module) -> torch.device:
 ENTRY = StableDiffusionXL(
     name="sdxl",
     title="Stable Diffusion XL",
+    short="SDXL",
     native_size=1024,
     kohya_version="sdxl_base_v1-0",
     original=ORIGINAL,

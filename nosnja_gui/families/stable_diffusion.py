@@ -108,6 +108,7 @@ class StableDiffusion:
 
     name: str
     title: str
+    short: str
     native_size: int
     kohya_version: str
     original: Original
@@ -236,7 +237,7 @@ class StableDiffusion:
             text_encoders=[skeleton(text.module, source.config(text.part)) for text in self.text_parts],
             tokenizers=[],
             noise_schedule={},
-            prediction_type="epsilon",
+            prediction_type=self.prediction_of(source),
             device=torch.device("meta"),
             dtype=torch.float32,
             base_name=source.name,
