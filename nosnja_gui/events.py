@@ -92,6 +92,18 @@ class Saved(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReadBack(Event):
+    """A file that was written has been read by its users' readers: how far a forward pass is off, as a share of its effect."""
+
+    kind: ClassVar[str] = "read_back"
+    file: str
+    """Relative to the run folder."""
+    ours: float
+    diffusers: float | None = None
+    """None where diffusers doesn't read such a file."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Captioned(Event):
     kind: ClassVar[str] = "captioned"
     picture: str

@@ -7,6 +7,7 @@ from urllib.parse import unquote
 
 from pydantic import Field, field_validator, model_validator
 
+from nosnja_gui.adapters.writing import Layout
 from nosnja_gui.axes import SAMPLER_TITLES
 from nosnja_gui.methods.lora import LoraSettings
 from nosnja_gui.settings import Settings, Shown, Slider
@@ -17,6 +18,7 @@ Schedule = Literal["constant", "linear", "cosine", "cosine_with_restarts", "poly
 
 PRECISION_TITLES = {"auto": "Automatic", "float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
 PREDICTION_TITLES = {"auto": "Automatic", "epsilon": "Noise (epsilon)", "v_prediction": "Velocity (v)"}
+LAYOUT_TITLES = {"kohya": "kohya (A1111, Forge, ComfyUI)", "diffusers": "diffusers", "comfyui": "ComfyUI's own"}
 SCHEDULE_TITLES = {
     "constant": "Constant",
     "linear": "Linear",
@@ -55,13 +57,13 @@ class DatasetSettings(Settings):
         Slider(256, 1024, 64),
         Shown(essential=True, empty="auto", start=512),
     ] = None
-    """Side in pixels that pictures are brought to; empty takes the model's own, 512 for SD 1.5."""
+    """Side in pixels that pictures are brought to; empty takes the model's own: 512 for SD 1.5, 1024 for SDXL."""
     repeats: Annotated[int, Field(ge=1, le=10_000), Slider(1, 40, 1), Shown(essential=True)] = 10
     """How often each picture is shown in an epoch; 30 pictures x 10 repeats = 300 exposures."""
     buckets: Annotated[bool, Field(title="Keep the pictures' shapes (buckets)")] = True
     """Keep each picture's shape: pictures are grouped by aspect ratio and cropped only a little; off crops all to squares."""
     bucket_step: Annotated[int, Field(ge=8, le=256, multiple_of=8, title="Step of the buckets"), Slider(8, 128, 8)] = 64
-    """Sides of the buckets are multiples of this many pixels; 64 is usual."""
+    """Sides of the buckets are multiples of this many pixels: 64 is usual, 32 crops less."""
     flip: Annotated[bool, Field(title="Mirror at random")] = False
     """Also show each picture mirrored: doubles a small set, but harms text and asymmetric clothes."""
     caption_dropout: Annotated[float, Field(ge=0, le=1), Slider(0, 0.3, 0.01)] = 0.0
@@ -134,7 +136,7 @@ class PreviewSettings(Settings):
     steps: DenoisingSteps = 25
     """Denoising steps per picture: 20 to 30 is usual."""
     cfg_scale: CfgScale = 7.0
-    """How strictly the prompt is followed: 7 is usual for SD 1.5."""
+    """How strictly the prompt is followed: 7 is usual for SD 1.5, 5 to 7 for SDXL."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
     """The first preview's seed, the next one gets the next number; fixed, so that only the training changes the picture."""
     width: Side = None
@@ -154,6 +156,8 @@ class SavingSettings(Settings):
     """How many states to resume from are kept; LoRA files are all kept."""
     precision: Annotated[Literal["float16", "bfloat16", "float32"], Field(title="Precision of the file")] = "float16"
     """Number format of the saved LoRA: float16 is half as large and good enough."""
+    layout: Annotated[Layout, Field(title="Layout of the file"), Shown(titles=LAYOUT_TITLES)] = "kohya"
+    """For which programs the file is written: nearly all read kohya's layout; the others can be made of it later."""
 
 
 class ValidationSettings(Settings):

@@ -9,20 +9,21 @@ import contextlib
 import os
 import re
 import stat
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from nosnja_gui import weights
+from nosnja_gui import places, weights
 from nosnja_gui.captioners import CAPTIONERS
 from nosnja_gui.families import FAMILIES, Family
 from nosnja_gui.families.demand import Demand
 from nosnja_gui.jobs import ModelSettings, workspace_path
 from nosnja_gui.settings import UserError
-from nosnja_gui.sources import PICKLED, Changed, Folder, LoneVae, PredictionType, SingleFile, Source, described
+from nosnja_gui.sources import PICKLED, Changed, Folder, LoneVae, PredictionType, SingleFile, Source, described, read_config
 from nosnja_gui.workspace import Workspace
 
 WEIGHTS = ".safetensors"
@@ -33,6 +34,13 @@ NO_BASE_MODELS = ("a LoRA or one of its kin", "a textual inversion", "a VAE alon
 PRECISIONS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "F8_E4M3": "float8", "F8_E5M2": "float8"}
 KIT = Path(__file__).parent / "demo" / "kit"
 """The small models that come with the program."""
+NOT_FOR_MODELS = ("vae", "lora", "loras", "lycoris", "embeddings", "controlnet", "clip", "text_encoders", "upscale_models", "esrgan")
+"""Folders of the models folder that hold something else, as programs call them."""
+VAE_FOLDERS = ("vae", "VAE")
+ELSEWHERE_SECONDS = 10.0
+"""How long it is taken for known what lies in the folders of other programs, which may be large."""
+PATIENCE_SECONDS = 0.3
+"""How long one listing looks into files of other programs that it doesn't know yet; the next one goes on from there."""
 
 FolderState = tuple[tuple[str, int, int], ...]
 """(path inside the folder, bytes, time of change) of its files."""
@@ -60,17 +68,118 @@ class ModelEntry:
     """epsilon, v_prediction or flow; empty where nobody knows."""
     precision: str = ""
     """Number format of most of its weights: float16, float32 ..."""
+    place: str = ""
+    """The other program in whose folder it lies, such as ComfyUI, or that folder's name; empty in the workspace."""
+
+    @property
+    def label(self) -> str:
+        """For a list to choose from: where it lies and what it is."""
+        known = FAMILIES.get(self.family)
+        return " · ".join(part for part in (self.title, self.place, known.title if known and not self.from_kit else "") if part)
+
+
+@dataclass(frozen=True)
+class VaeEntry:
+    """An autoencoder to choose in the place of a model's own."""
+
+    name: str
+    """What the setting `model.vae` takes."""
+    title: str
+    path: Path
+    place: str = ""
 
 
 def list_models(workspace: Workspace) -> list[ModelEntry]:
-    """The base models: those of the workspace by name, then the demo kit's. Never raises."""
-    found = [(entry.name, entry.name, Path(entry.path), entry.is_dir()) for entry in _entries(workspace.models)]
-    folders = [(name, title, path) for name, title, path, is_folder in found if is_folder and (path / "model_index.json").is_file()]
-    listed = [_model_entry(*folder) for folder in folders]
-    files = [_file_entry(name, path) for name, _, path, is_folder in found if not is_folder and path.suffix.lower() in LISTED_FILES]
+    """The base models: those of the workspace by name, the demo kit's, and those of other programs. Never raises.
+
+    Files of other programs that were never looked at may be missing: there can be hundreds. `mark` is another one while there are.
+    """
+    listed = [entry for name, path in _of_workspace(workspace) if (entry := _entry_of(name, name, path))]
     kit = KIT / "sd"
-    named = sorted([*listed, *(entry for entry in files if entry)], key=lambda entry: _natural(entry.name))
-    return [*named, *([_model_entry(str(kit), "Demo kit (tiny, for drawings of 128 pixels)", kit, True)] if kit.is_dir() else [])]
+    from_kit = [_model_entry(str(kit), "Demo kit (tiny, for drawings of 128 pixels)", kit, True)] if kit.is_dir() else []
+    listed.sort(key=lambda entry: _natural(entry.name))
+    return [*listed, *from_kit, *_entries_elsewhere(workspace, {os.path.realpath(entry.path) for entry in listed})]
+
+
+def list_vaes(workspace: Workspace) -> list[VaeEntry]:
+    """Autoencoders alone: in the models folder, in its folders vae and VAE, and those of other programs. Never raises."""
+    found: dict[str, VaeEntry] = {}
+    for folder in (workspace.models, *(workspace.models / name for name in VAE_FOLDERS)):
+        for entry in sorted(_entries(folder), key=lambda entry: _natural(entry.name)):
+            path = Path(entry.path)
+            if _is_vae(path, _state_of(path)):
+                name = path.relative_to(workspace.models).as_posix()
+                found.setdefault(os.path.realpath(path), VaeEntry(name, name, path))
+    for place, path in elsewhere(workspace, "vae"):
+        if _is_vae(path, _state_of(path)):
+            found.setdefault(os.path.realpath(path), VaeEntry(str(path), f"{path.name} · {title_of(place)}", path, title_of(place)))
+    return list(found.values())
+
+
+def mark(workspace: Workspace) -> Hashable:
+    """Changes whenever there is something else to list; asked at every tick."""
+    own: list[Any] = []
+    for folder in (workspace.models, *(Path(entry.path) for entry in _entries(workspace.models) if entry.is_dir())):
+        with contextlib.suppress(OSError):
+            own.append((str(folder), folder.stat().st_mtime_ns))
+            own += [_state_of(Path(entry.path)) for entry in _entries(folder) if entry.name.lower().endswith(LISTED_FILES)]
+    others = [str(path) for kind in places.KINDS for _, path in elsewhere(workspace, kind)]
+    looked_at = sum(path in _looked_at for _, path in elsewhere(workspace, "models"))
+    return tuple(own), tuple(others), looked_at
+
+
+# In other programs' folders
+
+
+def elsewhere(workspace: Workspace, kind: places.Kind) -> list[tuple[places.Place, Path]]:
+    """Candidates of a kind in the folders of other programs and in those that the user added, each once; as of some seconds ago."""
+    added = _state_of(workspace.root / places.ADDED)
+    known = _elsewhere.get(workspace.root)
+    if known is None or known[0] != added or time.monotonic() > known[1]:
+        found: dict[places.Kind, list[tuple[places.Place, Path]]] = {each: [] for each in places.KINDS}
+        seen: set[tuple[str, str]] = set()
+        for place in find_places(workspace):
+            for path in places.models_in(place):
+                if (key := (place.kind, os.path.realpath(path))) not in seen:
+                    seen.add(key)
+                    found[place.kind].append((place, path))
+        known = _elsewhere[workspace.root] = added, time.monotonic() + ELSEWHERE_SECONDS, found
+    return known[2][kind]
+
+
+_elsewhere: dict[Path, tuple[FolderState, float, dict[places.Kind, list[tuple[places.Place, Path]]]]] = {}
+_looked_at: dict[Path, tuple[FolderState, ModelEntry | None]] = {}
+"""What files and folders of other programs turned out to be; None for none that is listed."""
+
+
+def find_places(workspace: Workspace) -> list[places.Place]:
+    """Where other programs keep their files on this machine."""
+    return places.find(workspace)
+
+
+def _entries_elsewhere(workspace: Workspace, known: Iterable[str]) -> Iterator[ModelEntry]:
+    """`known`: real paths of those that are listed already, as workspaces have links to such files."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    for place, path in elsewhere(workspace, "models"):
+        state = _state_of(path)
+        if path not in _looked_at or _looked_at[path][0] != state:
+            if time.monotonic() > until:
+                continue
+            _looked_at[path] = state, _entry_of(str(path), _title_elsewhere(place, path), path, title_of(place))
+        entry = _looked_at[path][1]
+        if entry and os.path.realpath(path) not in known:
+            yield entry
+
+
+def title_of(place: places.Place) -> str:
+    """What a place is called beside the things in it."""
+    return place.program or place.folder.name
+
+
+def _title_elsewhere(place: places.Place, path: Path) -> str:
+    if place.program == places.HUB:  # models--USER--NAME/snapshots/COMMIT
+        return path.parent.parent.name.removeprefix("models--").replace("--", "/")
+    return path.relative_to(place.folder).as_posix()
 
 
 def captioner_models(workspace: Workspace) -> list[ModelEntry]:
@@ -117,7 +226,7 @@ def find_vae(text: str, workspace_models: Path | None = None) -> Path | None:
     if not text.strip():
         return None
     try:
-        folders = [] if workspace_models is None else [workspace_models, workspace_models / "vae", workspace_models / "VAE"]
+        folders = [] if workspace_models is None else [workspace_models, *(workspace_models / name for name in VAE_FOLDERS)]
         found = next((path for path in [Path(text).expanduser(), *(folder / text for folder in folders)] if path.exists()), None)
     except (OSError, ValueError, RuntimeError):
         found = None
@@ -125,6 +234,21 @@ def find_vae(text: str, workspace_models: Path | None = None) -> Path | None:
         raise UserError(f"There is no VAE {text[:200]}: give the path of a .safetensors file or of a folder, or leave model.vae empty.")
     if found.suffix.lower() in PICKLED:
         raise UserError(f"{found} is a {found.suffix} file, which can hide programs: convert it first (model convert {found.name}).")
+    return found
+
+
+def find_lora(text: str, workspace_models: Path) -> Path | None:
+    """A LoRA file by its path or by its name in the models folder; None where none is given. Raises UserError."""
+    if not text.strip():
+        return None
+    try:
+        folders = [workspace_models, workspace_models / "Lora", workspace_models / "loras"]
+        named = (folder / name for folder in folders for name in (text, f"{text}{WEIGHTS}"))
+        found = next((path for path in [Path(text).expanduser(), *named] if path.is_file()), None)
+    except (OSError, ValueError, RuntimeError):  # too long a name, a null byte, ~nobody
+        found = None
+    if found is None:
+        raise UserError(f"There is no LoRA {text[:200]}: give the path of a .safetensors file, or its name in {workspace_models}.")
     return found
 
 
@@ -228,7 +352,7 @@ class _About:
         return self.native_size
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def _about(model: Path, state: FolderState) -> _About:
     size, damage = _weight_bytes(state), ""
     try:
@@ -289,7 +413,30 @@ def _demand(model: Path, state: FolderState) -> Demand | str:
         return f"The weights in {model} are not those of a model that is known: copy or download it again."
 
 
-def _model_entry(name: str, title: str, path: Path, from_kit: bool = False) -> ModelEntry:
+def _of_workspace(workspace: Workspace) -> Iterator[tuple[str, Path]]:
+    """(name, path) of what may be a model in the models folder and one folder deeper."""
+    for entry in _entries(workspace.models):
+        path = Path(entry.path)
+        if not entry.is_dir() or (path / "model_index.json").is_file():
+            yield entry.name, path
+        elif entry.name.lower() not in NOT_FOR_MODELS:
+            yield from ((f"{entry.name}/{inner.name}", Path(inner.path)) for inner in _entries(path))
+
+
+def _entry_of(name: str, title: str, path: Path, place: str = "") -> ModelEntry | None:
+    """None for what is no base model, nor meant to be one."""
+    if path.is_dir():
+        return _model_entry(name, title, path, place=place) if (path / "model_index.json").is_file() else None
+    state = _state_of(path) if path.suffix.lower() in LISTED_FILES else ()
+    if not state:
+        return None
+    if path.suffix.lower() in PICKLED:
+        problem = f"{name} is a {path.suffix} file, which can hide programs: convert it first (model convert {name})."
+        return ModelEntry(name, title, path, "", _weight_bytes(state), 0, problem, single_file=True, place=place)
+    return None if _about(path, state).no_base_model else _model_entry(name, title, path, place=place)
+
+
+def _model_entry(name: str, title: str, path: Path, from_kit: bool = False, place: str = "") -> ModelEntry:
     about = _about(path, _state_of(path))
     return ModelEntry(
         name,
@@ -303,17 +450,19 @@ def _model_entry(name: str, title: str, path: Path, from_kit: bool = False) -> M
         single_file=path.is_file(),
         prediction_type=about.prediction_type,
         precision=about.precision,
+        place=place,
     )
 
 
-def _file_entry(name: str, file: Path) -> ModelEntry | None:
-    state = _state_of(file)
-    if not state:
-        return None
-    if file.suffix.lower() in PICKLED:
-        problem = f"{name} is a {file.suffix} file, which can hide programs: convert it first (model convert {name})."
-        return ModelEntry(name, name, file, "", _weight_bytes(state), 0, problem, single_file=True)
-    return None if _about(file, state).no_base_model else _model_entry(name, name, file)
+@lru_cache(maxsize=1024)
+def _is_vae(path: Path, state: FolderState) -> bool:
+    """Whether it is an autoencoder alone: a file, or a folder of diffusers."""
+    try:
+        if path.is_dir():
+            return read_config(path / "config.json").get("_class_name") == "AutoencoderKL"
+        return path.suffix.lower() == WEIGHTS and described(weights.shapes(path)) == "a VAE alone"
+    except UserError:
+        return False
 
 
 def _entries(folder: Path) -> list[os.DirEntry]:

@@ -11,6 +11,7 @@ from nosnja_gui.dataset.images import content_key
 from nosnja_gui.engine.cache import key_of
 from nosnja_gui.families import Family
 from nosnja_gui.jobs import TrainJob
+from nosnja_gui.models import find_lora
 from nosnja_gui.plan import arrange, look
 from nosnja_gui.settings import UserError
 from nosnja_gui.workspace import Workspace
@@ -24,6 +25,8 @@ class Material:
     model: Path
     vae: Path | None
     """What takes the place of the model's own autoencoder."""
+    start_from: Path | None
+    """A LoRA that the training goes on from."""
     resolution: int
     training: tuple[Picture, ...]
     held_out: tuple[Picture, ...]
@@ -63,6 +66,7 @@ def prepare(job: TrainJob, workspace: Workspace, processes: int = 1) -> Material
         family=family,
         model=model,
         vae=found.vae,
+        start_from=find_lora(job.lora.start_from, workspace.models),
         resolution=resolution,
         training=arranged.training,
         held_out=arranged.held_out,

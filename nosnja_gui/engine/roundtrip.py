@@ -53,7 +53,7 @@ def check(family: Family, parts: Parts, adapter: Adapter, file: Path, layout: st
         _check_complete(adapter.updates, found.updates, file, "Nošnja's own reader")
         ours = _with(family, parts, base, lambda: LORA.put_on(family, parts, found, CHECKED))
         theirs = None
-        if layout in DIFFUSERS_READS and _for_diffusers(adapter):
+        if _diffusers_reads(family, layout) and _for_diffusers(adapter):
             theirs = _through_diffusers(family, parts, adapter, file)
     LORA.set_weights(family, parts, weights)
     effect = max(_largest(base, expected), 1e-12)
@@ -107,6 +107,11 @@ def _check_complete(expected: Collection[Address], found: Collection[Address], f
         name = ".".join((missing or strange)[0])
         what = f"{len(missing)} modules are lost" if missing else f"{len(strange)} modules came up that were not trained"
         raise UserError(f"{file} is not read back whole by {reader}: {what}, such as '{name}'; keep the file and choose another layout.")
+
+
+def _diffusers_reads(family: Family, layout: str) -> bool:
+    """kohya's names are translated for UNets, not for SD 3's transformer (diffusers loaders/lora_pipeline.py, SD3LoraLoaderMixin)."""
+    return layout in DIFFUSERS_READS and (layout == "diffusers" or "unet" in family.adapter_parts)
 
 
 def _for_diffusers(adapter: Adapter) -> bool:

@@ -24,7 +24,7 @@ from PIL import Image
 from nosnja_gui import events
 from nosnja_gui.dataset import Picture
 from nosnja_gui.dataset.batches import Batch, Exposure, derive, share_of
-from nosnja_gui.engine import checkpoints, optimizers
+from nosnja_gui.engine import checkpoints, lora_files, optimizers, roundtrip
 from nosnja_gui.engine.cache import Cache, Encodings, Latents, View, encode_captions, encode_pictures, key_of
 from nosnja_gui.engine.checkpoints import Checkpoint
 from nosnja_gui.engine.export import metadata
@@ -37,6 +37,7 @@ from nosnja_gui.families import Family, Parts, TextEncoding
 from nosnja_gui.files import free_bytes, write_atomic
 from nosnja_gui.jobs import TrainJob
 from nosnja_gui.methods import METHODS, Method, Trainable
+from nosnja_gui.models import identify
 from nosnja_gui.plan import due
 from nosnja_gui.progress import Progress
 from nosnja_gui.runs import RunFolder
@@ -95,7 +96,7 @@ def _train(job: TrainJob, run: RunFolder, workspace: Workspace, accelerator: Acc
         write_atomic(run.path / "captions.json", json.dumps(material.as_values(), indent=1, ensure_ascii=False))
 
     voice.stage("Loading the model")
-    training = begin(job, material, accelerator)
+    training = begin(job, material, accelerator, voice)
     check_disk(training, run)
     checkpoints.sweep(run.checkpoints)
     start = resume(training, run, voice)
@@ -177,6 +178,7 @@ def _train(job: TrainJob, run: RunFolder, workspace: Workspace, accelerator: Acc
 
     if start >= total:
         save_lora(training, run, final, total, epochs, voice)
+    read_back(training, run, final, voice)
     accelerator.wait_for_everyone()
     voice.say(events.Finished(files=[_relative(final, run)], seconds=time.monotonic() - began))
     return final
@@ -227,7 +229,7 @@ class Training:
         return self.encodings.of(captions, self.parts.device)
 
 
-def begin(job: TrainJob, material: Material, accelerator: Accelerator) -> Training:
+def begin(job: TrainJob, material: Material, accelerator: Accelerator, voice: Voice) -> Training:
     """Load the model and make it trainable."""
     device = accelerator.device
     dtype = choose_dtype(job.model.precision, device)
@@ -236,6 +238,8 @@ def begin(job: TrainJob, material: Material, accelerator: Accelerator) -> Traini
     _, parts = load_model(material.model, device, dtype, vae=material.vae, prediction_type=None if wanted == "auto" else wanted)
     torch.manual_seed(derive(job.training.seed, "start"))
     trainables = method.attach(family, parts, getattr(job, job.method), bool(job.optimizer.text_encoder_learning_rate))
+    if material.start_from:
+        start_from(material, family, method, parts, getattr(job, job.method), voice)
     if job.training.gradient_checkpointing:
         parts.denoiser.enable_gradient_checkpointing()
     return Training(
@@ -252,6 +256,19 @@ def begin(job: TrainJob, material: Material, accelerator: Accelerator) -> Traini
         objective=objective(parts.noise_schedule, parts.prediction_type, job.training.min_snr_gamma, device),
         learning_rate=job.optimizer.learning_rate,
     )
+
+
+def start_from(material: Material, family: Family, method: Method, parts: Parts, settings: Any, voice: Voice) -> None:
+    """Let the training go on from a LoRA file, and say what of it that leaves out."""
+    file = material.start_from
+    adapter, report = lora_files.for_training(file, family, identify(material.model)[1], settings.rank)
+    if report:
+        voice.warn(f"{file.name} was brought to rank {settings.rank}, which keeps {report.kept:.1%} of what it changes.")
+    trained = method.trained(family, parts).updates
+    left_out = [address for address in (*adapter.updates, *adapter.biases) if address not in trained]
+    if left_out:
+        voice.warn(f"{len(left_out)} modules of {file.name}, such as '{'.'.join(left_out[0])}', are not trained here and are left out.")
+    method.start_from(family, parts, adapter)
 
 
 def check_disk(training: Training, run: RunFolder) -> None:
@@ -592,8 +609,23 @@ def save_lora(training: Training, run: RunFolder, file: Path, step: int, epoch: 
     # The job was written when the run was begun: a resumed training keeps that time.
     began = run.run_yaml.stat().st_mtime if run.run_yaml.exists() else time.time()
     about = metadata(at_rate_of_now(training), training.family, training.parts, step, epoch, began, counts, captions)
-    training.method.save(training.family, training.parts, file, about, precision=job.saving.precision)
+    training.method.save(training.family, training.parts, file, about, job.saving.precision, job.saving.layout)
     voice.say(events.Saved(step=step, epoch=epoch, file=_relative(file, run)))
+
+
+def read_back(training: Training, run: RunFolder, file: Path, voice: Voice) -> None:
+    """Try the finished file with the readers that its users have. Raises UserError if one of them loses a part of it."""
+    if not training.accelerator.is_main_process:
+        return
+    voice.stage("Reading the file back")
+    family, parts, method = training.family, training.parts, training.method
+    for module in idle_modules(training):
+        module.to(parts.device)
+    try:
+        result = roundtrip.check(family, parts, method.trained(family, parts), file, training.job.saving.layout)
+    finally:
+        away(training)
+    voice.say(events.ReadBack(file=_relative(file, run), ours=result.ours, diffusers=result.diffusers))
 
 
 def at_rate_of_now(training: Training) -> TrainJob:

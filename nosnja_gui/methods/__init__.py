@@ -16,6 +16,7 @@ from nosnja_gui.settings import Settings
 if TYPE_CHECKING:
     import torch
 
+    from nosnja_gui.adapters import Adapter
     from nosnja_gui.families import Family, Parts
 
 
@@ -47,11 +48,19 @@ class Method(Protocol):
     def attach(self, family: Family, parts: Parts, settings: Any, train_text_encoder: bool) -> list[Trainable]:
         """Make the parts trainable (fp32 parameters, deterministic under torch.manual_seed)."""
 
-    def save(self, family: Family, parts: Parts, file: Path, metadata: Mapping[str, str], precision: str = "float16") -> None:
-        """Write what was trained, atomically, in the layout that A1111 and ComfyUI read.
+    def save(
+        self, family: Family, parts: Parts, file: Path, metadata: Mapping[str, str], precision: str = "float16", layout: str = "kohya"
+    ) -> None:
+        """Write what was trained, atomically, in a layout that other programs read.
 
         Raises UserError, and writes nothing, where a weight is not a finite number.
         """
+
+    def start_from(self, family: Family, parts: Parts, adapter: Adapter) -> None:
+        """After `attach`: begin where an earlier training left off."""
+
+    def trained(self, family: Family, parts: Parts) -> Adapter:
+        """What was trained, as data."""
 
     def apply(self, family: Family, parts: Parts, file: Path, name: str) -> None:
         """Load a saved file onto the parts under a name, at weight 1. Raises UserError where file and model don't fit."""

@@ -36,6 +36,9 @@ class LoraSettings(MethodSettings):
     dropout: Annotated[float, Field(ge=0, lt=1), Slider(0, 0.5, 0.05)] = 0.0
     """Share of the LoRA's inputs dropped while training: 0.1 holds overfitting back a little."""
 
+    start_from: Annotated[str, Field(title="Go on from a LoRA")] = ""
+    """A LoRA file to go on training, by path or by its name in the models folder; of a higher rank it is brought to this one."""
+
     @property
     def scale(self) -> float:
         return self.alpha / self.rank
