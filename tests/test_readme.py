@@ -61,6 +61,18 @@ def test_every_launch_command_of_the_readme_works_in_order(workspace, monkeypatc
     assert list((workspace / "runs").glob("epochs-*/epochs.png"))
 
 
+def test_every_command_of_the_page_on_lora_files_works_in_order(workspace, monkeypatch, capsys):
+    """On what the commands of README.md have left behind."""
+    monkeypatch.setenv("NOSNJA_WORKSPACE", str(workspace))
+    monkeypatch.chdir(ROOT)
+    for command in commands(ROOT / "docs" / "lora-files.md"):
+        words = shlex.split(command)
+        assert words[:3] == ["bash", "launch.sh", "lora"]
+        assert main(words[2:]) == 0, f"{command}: {capsys.readouterr().err}"
+    written = {file.name for file in (workspace / "models").glob("*.safetensors")}
+    assert {"costume-diffusers.safetensors", "costume-small.safetensors", "both.safetensors", "extracted.safetensors"} <= written
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_pictures_exist(page):
     links = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))

@@ -5,9 +5,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from nosnja_gui.commands import PROGRAM, group, verb, workspace_of
+from nosnja_gui import events
+from nosnja_gui.commands import PROGRAM, group, run_path, verb, workspace_of
 from nosnja_gui.jobs import workspace_path
 from nosnja_gui.progress import Progress
+from nosnja_gui.runs import RunFolder
 from nosnja_gui.settings import UserError
 
 
@@ -67,11 +69,13 @@ def inspect(arguments: argparse.Namespace) -> int:
 
 
 def _add_file(added: argparse.ArgumentParser, what: str = "the LoRA") -> None:
-    added.add_argument("file", metavar="FILE", help=f"{what}, by path or by its name in the workspace's models folder")
+    added.add_argument(
+        "file", metavar="FILE", help=f"{what}, by path, by its name in the workspace's models folder, or by the name of its run"
+    )
 
 
 def _add_writing(added: argparse.ArgumentParser, layout: str | None = "kohya") -> None:
-    added.add_argument("--output", required=True, metavar="FILE", help="the file to write")
+    added.add_argument("--output", required=True, metavar="FILE", help="what to write: a path, or a name in the workspace's models folder")
     added.add_argument("--overwrite", action="store_true", help="write it anew where there is one")
     if layout:
         added.add_argument("--to", choices=("kohya", "diffusers", "comfyui"), default=layout, help=f"layout of the file ({layout})")
@@ -183,7 +187,12 @@ def add_rename(words: Any) -> None:
     )
     _add_file(added)
     added.add_argument("--trigger", required=True, metavar="WORD", help="the word to name")
-    added.add_argument("--output", required=True, metavar="FILE", help="the file to write; may be the same one with --overwrite")
+    added.add_argument(
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="what to write, a path or a name in the models folder; with --overwrite it may be the same file",
+    )
     added.add_argument("--overwrite", action="store_true", help="write it anew where there is one")
 
 
@@ -197,7 +206,12 @@ def add_strip(words: Any) -> None:
     added = verb(words, "strip", strip, about, "lora strip costume.safetensors --output costume-to-share.safetensors")
     _add_file(added)
     added.add_argument("--all", action="store_true", help="all entries that no reader needs")
-    added.add_argument("--output", required=True, metavar="FILE", help="the file to write; may be the same one with --overwrite")
+    added.add_argument(
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="what to write, a path or a name in the models folder; with --overwrite it may be the same file",
+    )
     added.add_argument("--overwrite", action="store_true", help="write it anew where there is one")
 
 
@@ -208,7 +222,7 @@ def strip(arguments: argparse.Namespace) -> int:
 
 def _done(arguments: argparse.Namespace, work: Any) -> int:
     """Call a tool with what all of them take, show how far it is, and print what came of it."""
-    output = Path(arguments.output).expanduser()
+    output = _output(arguments.output, arguments)
     if output.exists() and not arguments.overwrite:
         raise UserError(f"There is {output} already: choose another name, or add --overwrite.")
     common: dict[str, Any] = {}
@@ -238,10 +252,22 @@ def _done(arguments: argparse.Namespace, work: Any) -> int:
 
 
 def _lora(text: str, arguments: argparse.Namespace) -> Path:
-    file = workspace_path(text, workspace_of(arguments).models)
+    """A LoRA by its path, by its name in the models folder, or by the name of the run that ended with it."""
+    workspace = workspace_of(arguments)
+    file = workspace_path(text, workspace.models)
+    if file.is_dir() or not file.exists():
+        run = RunFolder(run_path(text, workspace))
+        made = [run.path / name for event in events.read(run.events) if isinstance(event, events.Finished) for name in event.files]
+        file = next((path for path in reversed(made) if path.suffix == ".safetensors"), file)
     if not file.is_file():
-        raise UserError(f"There is no LoRA file {file}: give the path of a .safetensors file.")
+        raise UserError(f"There is no LoRA file {file}: give the path of a .safetensors file, or the name of a finished training.")
     return file
+
+
+def _output(text: str, arguments: argparse.Namespace) -> Path:
+    """A path, or a name alone in the workspace's models folder."""
+    path = Path(text).expanduser()
+    return path if path.parent != Path() or path.is_absolute() else workspace_of(arguments).create().models / path
 
 
 def _weighted(text: str, arguments: argparse.Namespace) -> tuple[Path, float]:
