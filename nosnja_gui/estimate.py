@@ -36,7 +36,7 @@ LIBRARIES = 0.5 * GIB
 ALLOCATED_ON_PROCESSOR = 1.9
 """Memory for each number that a step keeps on a processor, as a multiple of its size: temporaries come on top. Measured with the
 demo kit (batch 1 and 8, with and without gradient checkpointing)."""
-PER_PARAMETER = {"adamw": 4 + 4 + 8, "adamw8bit": 4 + 4 + 2}
+PER_PARAMETER = {"adamw": 4 + 4 + 8, "adamw8bit": 4 + 4 + 2, "prodigy": 4 + 4 + 16}
 """Bytes for each trained parameter: itself and its gradient in float32, and AdamW's two moments."""
 TABLE_LIMIT = 2**30
 """Latents and encoded captions stay on the card up to this size each."""
@@ -251,6 +251,7 @@ def _latents_bytes(job: TrainJob, plan: TrainPlan, demand: Demand) -> int:
 
 
 def _captions_bytes(plan: TrainPlan, demand: Demand, number: int) -> int:
+    """Of the encoded captions. SDXL's pooled encoding, 1,280 numbers beside 77 x 2,048, is not worth counting."""
     return (plan.pictures + plan.held_out + 1) * demand.unet.text_tokens * demand.unet.text_width * number
 
 

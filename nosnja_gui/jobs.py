@@ -19,6 +19,7 @@ Schedule = Literal["constant", "linear", "cosine", "cosine_with_restarts", "poly
 PRECISION_TITLES = {"auto": "Automatic", "float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
 PREDICTION_TITLES = {"auto": "Automatic", "epsilon": "Noise (epsilon)", "v_prediction": "Velocity (v)"}
 LAYOUT_TITLES = {"kohya": "kohya (A1111, Forge, ComfyUI)", "diffusers": "diffusers", "comfyui": "ComfyUI's own"}
+OPTIMIZER_TITLES = {"adamw": "AdamW", "adamw8bit": "AdamW8bit", "prodigy": "Prodigy"}
 SCHEDULE_TITLES = {
     "constant": "Constant",
     "linear": "Linear",
@@ -73,12 +74,10 @@ class DatasetSettings(Settings):
 
 
 class OptimizerSettings(Settings):
-    name: Annotated[Literal["adamw", "adamw8bit"], Field(title="Optimizer"), Shown(titles={"adamw": "AdamW", "adamw8bit": "AdamW8bit"})] = (
-        "adamw"
-    )
-    """AdamW is the standard; AdamW8bit needs a quarter of its memory (and the bitsandbytes package)."""
+    name: Annotated[Literal["adamw", "adamw8bit", "prodigy"], Field(title="Optimizer"), Shown(titles=OPTIMIZER_TITLES)] = "adamw"
+    """AdamW is the standard; AdamW8bit needs a quarter of its memory (package bitsandbytes); Prodigy finds the rate (package prodigyopt)."""
     learning_rate: Annotated[float, Field(gt=0, le=1), Slider(1e-6, 1e-2, logarithmic=True), Shown(essential=True)] = 1e-4
-    """How large each step is: 1e-4 is usual for LoRA; ten times less hardly learns, ten times more burns in."""
+    """How large each step is: 1e-4 is usual for LoRA; ten times less hardly learns, ten times more burns in. Prodigy wants 1."""
     text_encoder_learning_rate: Annotated[
         float | None,
         Field(ge=0, le=1, title="Text encoder's learning rate"),

@@ -171,10 +171,15 @@ def look(job: TrainJob, workspace: Workspace, read: Callable[[Path], Dataset] = 
     return Found(family, model, vae, data, resolution, problems)
 
 
+LEAST_FACTOR = 0.1
+"""Rates from here on are factors of an optimiser that finds its own rate."""
+
+
 def check_optimizer(settings: OptimizerSettings) -> None:
     """Raises UserError if the optimiser's package is not there."""
-    if settings.name == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError("optimizer.name adamw8bit needs the package bitsandbytes: run `pip install bitsandbytes`, or choose adamw.")
+    package = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}.get(settings.name)
+    if package and importlib.util.find_spec(package) is None:
+        raise UserError(f"optimizer.name {settings.name} needs the package {package}: run `pip install {package}`, or choose adamw.")
 
 
 def arrange(job: TrainJob, data: Dataset, resolution: int, out: Collection[int], processes: int = 1) -> Arrangement:
@@ -205,6 +210,10 @@ def arrange(job: TrainJob, data: Dataset, resolution: int, out: Collection[int],
 
 def remarks(job: TrainJob, data: Dataset, total: int, whole: int, steps_per_epoch: int) -> Iterator[str]:
     """What does not hinder the training but is worth knowing, a sentence each."""
+    if job.optimizer.name == "prodigy" and job.optimizer.learning_rate < LEAST_FACTOR:
+        yield f"Prodigy finds its own rate and learning_rate is only a factor: with {job.optimizer.learning_rate:g} it hardly learns, 1 is usual."
+    if job.optimizer.name != "prodigy" and job.optimizer.learning_rate >= LEAST_FACTOR:
+        yield f"A learning rate of {job.optimizer.learning_rate:g} burns any LoRA in: 1e-4 is usual, and 1 is for Prodigy only."
     for problem in data.problems:
         yield f"{problem}{', so it is left out' if problem.left_out else ''}."
     without = [picture.name for picture in data.pictures if not (picture.caption or "").strip()]

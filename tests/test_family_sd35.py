@@ -17,6 +17,7 @@ from nosnja_gui.engine.export import metadata
 from nosnja_gui.engine.models import load_model
 from nosnja_gui.engine.objectives import objective
 from nosnja_gui.engine.sampler import FLOW_SAMPLERS, SAMPLERS, ImageRequest, sample
+from nosnja_gui.engine.stand_in import stand_in
 from nosnja_gui.engine.train import train
 from nosnja_gui.estimate import GIB, Machine, estimate
 from nosnja_gui.families import FAMILIES
@@ -362,8 +363,9 @@ def test_the_first_loss_is_that_of_the_formula(workspace):
     from nosnja_gui.engine.voice import Voice
 
     wanted = job(dataset__repeats=1)
-    state = training.begin(wanted, prepare(wanted, workspace), Accelerator(cpu=True))
-    training.encode(state, Cache(workspace.cache), Voice(None, None), lambda: None)
+    voice = Voice(None, None)
+    state = training.begin(wanted, prepare(wanted, workspace), Accelerator(cpu=True), voice)
+    training.encode(state, Cache(workspace.cache), voice, lambda: None)
     picture = state.material.training[0]
     batch = next(batch for step in state.material.plan.epoch(0) for batch in step if any(shown.picture == 0 for shown in batch))
     torch.manual_seed(11)
@@ -415,8 +417,10 @@ def test_diffusers_reads_its_own_layout_and_comfyuis_says_the_same(folders, tmp_
     assert result.ours == 0.0 and result.diffusers is not None and result.diffusers < 1e-4
     keys = {name.partition(".")[0] for name in load_file(tmp_path / "diffusers.safetensors")}
     assert keys == {"transformer", "text_encoder", "text_encoder_2"}
-    LORA.save(family, parts, tmp_path / "comfyui.safetensors", {}, precision="float32", layout="comfyui")
-    assert roundtrip.check(family, parts, adapter, tmp_path / "comfyui.safetensors", "comfyui").ours == 0.0
+    for layout in ("comfyui", "kohya"):  # which diffusers doesn't read for this model
+        LORA.save(family, parts, tmp_path / f"{layout}.safetensors", {}, precision="float32", layout=layout)
+        result = roundtrip.check(family, parts, adapter, tmp_path / f"{layout}.safetensors", layout)
+        assert (result.ours, result.diffusers) == (0.0, None)
     names = set(load_file(tmp_path / "comfyui.safetensors"))
     assert {
         "transformer.transformer_blocks.0.attn.to_q.lora_up.weight",
@@ -443,6 +447,26 @@ def test_a_lora_of_another_family_is_refused_by_what_it_is(folders, tmp_path):
     LORA.save(*lora_of(folders[True]), tmp_path / "sd35.safetensors", {})
     with pytest.raises(UserError, match="it was trained on an SD 3 model"):
         LORA.apply(other, load_model(tmp_path / "sd1", CPU, torch.float32)[1], tmp_path / "sd35.safetensors", "other")
+
+
+class Shallow(Standard):
+    """The usual model with two layers in each part."""
+
+    def config(self, part):
+        layers = {"transformer": {"num_layers": 2}, "text_encoder": {"num_hidden_layers": 2}, "text_encoder_2": {"num_hidden_layers": 2}}
+        return super().config(part) | layers.get(part, {})
+
+
+def test_a_file_is_tried_without_a_model(tmp_path):
+    parts = stand_in(SD35, Shallow(SD35.standard))
+    LORA.attach(SD35, parts, LoraSettings(rank=2), True)
+    adapter = LORA.trained(SD35, parts)
+    with torch.no_grad():
+        for update in adapter.updates.values():
+            update.up.normal_()
+    LORA.save(SD35, parts, tmp_path / "lora.safetensors", {}, precision="float32", layout="diffusers")
+    result = roundtrip.check(SD35, parts, adapter, tmp_path / "lora.safetensors", "diffusers")
+    assert result.ours == 0.0 and result.diffusers < 1e-4
 
 
 def test_what_a_file_says_of_itself(folders):

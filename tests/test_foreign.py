@@ -161,12 +161,14 @@ def test_warmup_is_percent_or_steps():
     assert line(unknown, "lr_warmup_steps").verdict == "approximated" and line(unknown, "lr_warmup").verdict == "ignored"
 
 
-def test_an_optimizer_that_finds_its_rate_does_not_hand_over_a_rate_of_one():
+def test_an_optimizer_that_finds_its_rate_keeps_its_factor_and_has_one_for_all_parts():
     imported = kohya(optimizer="Prodigy", unet_lr=1.0, text_encoder_lr=1.0, learning_rate=1.0)
-    assert imported.settings["optimizer.name"] == "adamw"
-    assert imported.settings["optimizer.learning_rate"] == 1e-4 and imported.settings["optimizer.text_encoder_learning_rate"] == 5e-5
-    assert line(imported, "unet_lr").verdict == line(imported, "optimizer").verdict == "approximated"
-    assert "rate" in line(imported, "unet_lr").reason
+    assert imported.settings["optimizer.name"] == "prodigy"
+    assert imported.settings["optimizer.learning_rate"] == 1.0 and imported.settings["optimizer.text_encoder_learning_rate"] == 1.0
+    assert line(imported, "unet_lr").verdict == line(imported, "optimizer").verdict == "taken"
+    other = kohya(optimizer="DAdaptAdam", unet_lr=1.0, text_encoder_lr=0.5)
+    assert other.settings["optimizer.name"] == "prodigy" and line(other, "optimizer").verdict == "approximated"
+    assert other.settings["optimizer.text_encoder_learning_rate"] == 1.0 and line(other, "text_encoder_lr").verdict == "approximated"
 
 
 def test_alpha_0_is_the_rank():

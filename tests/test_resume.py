@@ -91,6 +91,23 @@ def test_eight_bit_states_are_resumed_exactly(workspace, monkeypatch):
     assert digest(train(wanted, run, workspace)) == digest(whole)
 
 
+def test_prodigys_estimate_is_resumed_exactly_and_told(workspace, monkeypatch):
+    changes = {
+        "optimizer__name": "prodigy", "optimizer__learning_rate": 1.0, "optimizer__text_encoder_learning_rate": 0.5,
+        "training__max_steps": 6, "training__epochs": 3, "schedule__name": "constant", "schedule__warmup_share": 0,
+    }  # fmt: skip
+    whole, first = trained(workspace, "prodigy-whole", **changes)
+    wanted = job(**changes)
+    run = run_of(workspace, "prodigy-parts", wanted)
+    with monkeypatch.context() as patch:
+        stop_after(run, 3, patch)
+        train(wanted, run, workspace)
+    assert digest(train(wanted, run, workspace)) == digest(whole)
+    rates = [event.learning_rates for event in said(run, events.Step)]
+    # What it moves the weights with is its estimate, one for all parts, which begins at a millionth and grows.
+    assert all(len(set(rate.values())) == 1 and 0 < rate["unet"] < 0.1 for rate in rates) and rates[-1]["unet"] >= rates[0]["unet"]
+
+
 def ask_rates(run: RunFolder, rates: dict[int, float], monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask for learning rates while the steps of those numbers are made, counted from the start of this process."""
     original, made = training.update, []

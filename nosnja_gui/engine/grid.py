@@ -20,16 +20,15 @@ from typing import Any
 
 from PIL import Image
 
-from nosnja_gui import gridpage, grids, sheet, weights
+from nosnja_gui import gridpage, grids, infotext, sheet, weights
 from nosnja_gui.axes import Position
 from nosnja_gui.engine import models
-from nosnja_gui.engine.sampler import ImageRequest, infotext, sample, save_png
+from nosnja_gui.engine.sampler import ImageRequest, sample, save_png
 from nosnja_gui.engine.voice import Voice, interrupts, is_out_of_memory
 from nosnja_gui.events import Cell as CellEvent
 from nosnja_gui.events import Failed, Finished, Started, Stopped
 from nosnja_gui.families import Family, Parts
 from nosnja_gui.grids import GridPlan, Look
-from nosnja_gui.infotext import with_axes
 from nosnja_gui.jobs import GridJob
 from nosnja_gui.methods import METHODS
 from nosnja_gui.progress import Progress
@@ -184,6 +183,9 @@ def _key(look: Look, precision: str) -> str:
         "model": model_fingerprint(look.model),
         "loras": [(lora_hash(file), weight) for file, weight in look.loras],
         "precision": precision,
+        # Only where they say something: pictures painted before there was a choice keep their names.
+        **({"vae": model_fingerprint(look.vae)} if look.vae else {}),
+        **({"prediction_type": look.prediction_type} if look.prediction_type else {}),
     }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -197,26 +199,22 @@ def _fingerprint(files: tuple[tuple[Path, int, int], ...]) -> str:
 
 
 def model_fingerprint(model: Path) -> str:
-    """Hash of all weight and configuration files of a model folder, in an instant."""
-    files = sorted(file for file in model.glob("*/*") if file.suffix in (".safetensors", ".json", ".txt") and file.is_file())
+    """Hash of all weight and configuration files of a folder (a model's, a VAE's), or of a single file, in an instant."""
+    # A model's lie in a folder for each part, a VAE's own in the folder itself.
+    found = [model] if model.is_file() else model.glob("*/*" if (model / "model_index.json").is_file() else "**/*")
+    files = sorted(file for file in found if file.suffix in (".safetensors", ".json", ".txt") and file.is_file())
     return _fingerprint(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 
 
 def lora_hash(file: Path) -> str:
-    """sha256 of everything behind a safetensors file's header: kohya's and A1111's LoRA hash, the same whatever the metadata."""
+    """`infotext.lora_hash`, worked out once for a file as long as it stays the same."""
     stat = file.stat()
     return _lora_hash(file, stat.st_size, stat.st_mtime_ns)
 
 
 @cache
 def _lora_hash(file: Path, size: int, modified: int) -> str:
-    digest = hashlib.sha256()
-    with open(file, "rb") as opened:
-        # A damaged length only makes the hash that of nothing; loading the file says what is wrong with it.
-        opened.seek(8 + min(int.from_bytes(opened.read(8), "little"), size))
-        while block := opened.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return infotext.lora_hash(file)
 
 
 def _is_whole(file: Path) -> bool:
@@ -240,7 +238,9 @@ def _paint(grid: Grid, missing: Sequence[Picture], run: RunFolder, voice: Voice)
         voice.stage(f"Loading {model.name}")
         device = models.choose_device()
         try:
-            family, parts = models.load_model(model, device, models.choose_dtype(grid.planned.model.precision, device))
+            dtype = models.choose_dtype(grid.planned.model.precision, device)
+            first = pictures[0].look
+            family, parts = models.load_model(model, device, dtype, vae=first.vae, prediction_type=first.prediction_type)
         except UserError as error:
             _fail(grid, pictures, str(error), voice)
             continue
@@ -304,8 +304,17 @@ def _paint_batch(family: Family, parts: Parts, grid: Grid, batch: Sequence[Pictu
 
 
 def _infotext(picture: Picture, parts: Parts) -> str:
-    loras = [(file.stem, weight, lora_hash(file)[:12]) for file, weight in picture.loras]
-    return infotext(picture.request, parts.base_name, parts.base_hash, loras=loras)
+    vae = picture.look.vae
+    told = infotext.of_picture(
+        **asdict(picture.request),
+        model=parts.base_name,
+        model_hash=parts.base_hash,
+        loras=[infotext.Network(file.stem, weight) for file, weight in picture.loras],
+        lora_hashes={file.stem: lora_hash(file)[:12] for file, _ in picture.loras},
+        vae=vae.name if vae else "",
+        vae_hash=infotext.vae_hash(vae) if vae else "",
+    )
+    return infotext.write(told)
 
 
 def _reason(error: Exception) -> str:
@@ -378,7 +387,7 @@ def _sheet_infotext(grid: Grid) -> str:
             with Image.open(grid.file(keys[0])) as opened:
                 text = opened.info.get("parameters", "")
             break
-    return with_axes(text, [axis and (axis.name, axis.title, axis.given) for axis in grid.planned.plan.axes])
+    return infotext.with_axes(text, [axis and (axis.name, axis.title, axis.given) for axis in grid.planned.plan.axes])
 
 
 def _write_record(grid: Grid) -> None:

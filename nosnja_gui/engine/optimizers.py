@@ -24,11 +24,18 @@ def make(settings: OptimizerSettings, trainables: Sequence[Trainable]) -> torch.
         from bitsandbytes.optim import AdamW8bit
 
         return AdamW8bit(groups, weight_decay=settings.weight_decay)
+    if settings.name == "prodigy":
+        from prodigyopt import Prodigy
+
+        # As its authors have it for diffusion models (Mishchenko and Defazio 2024, appendix B): without the warmup fooling its estimate.
+        return Prodigy(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, use_bias_correction=True, safeguard_warmup=True)
     return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
 
 
 def rate_of(settings: OptimizerSettings, part: str) -> float:
-    """The whole learning rate of a part, before the schedule."""
+    """The whole learning rate of a part, before the schedule. Prodigy has one estimate, so one factor, for all parts."""
+    if settings.name == "prodigy":
+        return settings.learning_rate
     return (settings.text_encoder_learning_rate or 0.0) if part.startswith("text_encoder") else settings.learning_rate
 
 
@@ -54,7 +61,9 @@ def set_rates(optimizer: torch.optim.Optimizer, schedule: ScheduleSettings, upda
 
 
 def rates(optimizer: torch.optim.Optimizer, trainables: Sequence[Trainable]) -> dict[str, float]:
-    return {trainable.part: group["lr"] for trainable, group in zip(trainables, optimizer.param_groups, strict=True)}
+    """What each part is moved with: the rate, times the estimate of an optimiser that finds its own."""
+    groups = zip(trainables, optimizer.param_groups, strict=True)
+    return {trainable.part: float(group["lr"] * group.get("d", 1.0)) for trainable, group in groups}
 
 
 def cpu_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:

@@ -47,6 +47,10 @@ def _fill(module: torch.nn.Module, row: torch.Tensor, number: int) -> None:
         start = 7919 * number + 104_729 * place
         value = torch.full(shape, 1.0 if leaf == "weight" else 0.0) if len(shape) < 2 else _view(row, shape, start)
         setattr(module.get_submodule(owner), leaf, torch.nn.Parameter(value, requires_grad=False))
+    for name, buffer in list(module.named_buffers()):
+        if buffer.is_meta:  # SD 3's table of positions, which no LoRA changes
+            owner, _, leaf = name.rpartition(".")
+            setattr(module.get_submodule(owner), leaf, torch.zeros(1).expand(buffer.shape))
 
 
 def _view(row: torch.Tensor, shape: tuple[int, ...], start: int) -> torch.Tensor:

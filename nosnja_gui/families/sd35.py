@@ -106,7 +106,6 @@ class StableDiffusion3:
     name = "sd35"
     short = "SD 3"
     title = "Stable Diffusion 3.5"
-    short = "SD 3"
     native_size = 1024
     latent_factor = 8
     kohya_version = "sd3"

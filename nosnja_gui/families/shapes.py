@@ -73,8 +73,8 @@ def _levels(shapes: Mapping[str, tuple[int, ...]]) -> list[list[tuple[int, int]]
 
 
 def _depth(shapes: Mapping[str, tuple[int, ...]], prefix: str) -> int:
-    found = {match[1] for name in shapes if (match := re.match(rf"{re.escape(prefix)}transformer_blocks\.(\d+)\.", name))}
-    return len(found)
+    start = f"{prefix}transformer_blocks."
+    return len({name.removeprefix(start).partition(".")[0] for name in shapes if name.startswith(start)})
 
 
 def _has_attention(shapes: Mapping[str, tuple[int, ...]], level: int, layers_per_level: int) -> bool:

@@ -86,8 +86,8 @@ def rates(values: Values) -> tuple[float | None, float | None, str]:
     text_encoder = common if text_encoder is None else text_encoder
     trains_text = values["text_encoder.train"] is None or flag(values["text_encoder.train"])
     if str(values["optimizer.optimizer"] or "").upper().startswith(FINDS_ITS_OWN_RATE):
-        as_scripts = {"learning_rate": 1.0, "network_train_unet_only": not trains_text, "optimizer_type": "prodigy"}
-        return scripts.rates(Values(as_scripts))
+        factor = unet or 1.0
+        return factor, factor if text_encoder and trains_text else None, ""
     factor, why = scaled(values)
     return unet and unet * factor, text_encoder * factor if text_encoder and trains_text else None, why
 
@@ -139,6 +139,9 @@ def optimizer(entry: Entry) -> Answer:
     own = {"optimizer.name": "adamw8bit" if name == "ADAMW_8BIT" else "adamw"}
     if name in ("ADAMW", "ADAMW_8BIT"):
         return Answer("taken", own)
+    if name.startswith(FINDS_ITS_OWN_RATE):
+        why = "" if name == "PRODIGY" else f"There is no {name} here; Prodigy, which comes of it, is taken."
+        return Answer("approximated" if why else "taken", {"optimizer.name": "prodigy"}, why)
     if name.startswith("LION"):
         return Answer("approximated", own, scripts.LOUDER.format(name=name))
     return Answer("approximated", own, f"There is no {name} here; AdamW is taken, which may want another learning rate.")

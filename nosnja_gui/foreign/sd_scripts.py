@@ -85,10 +85,8 @@ def rates(values: Values) -> tuple[float | None, float | None, str]:
     if flag(values["network_train_unet_only"]) or not text_encoder:
         text_encoder = None
     optimizer = str(values["optimizer_type"] or "").lower()
-    if optimizer.startswith(FINDS_ITS_OWN_RATE):
-        usual = OptimizerSettings().learning_rate
-        why = "The optimizer there finds its rate by itself and this is only a factor; AdamW needs a rate, so the usual one is taken."
-        return usual, usual / 2 if text_encoder else None, why
+    if optimizer.startswith(FINDS_ITS_OWN_RATE) and text_encoder and text_encoder != unet:
+        return unet, unet, "An optimizer that finds its own rate has one factor for all parts: that of the UNet is taken."
     return unet, text_encoder, ""
 
 
@@ -134,6 +132,9 @@ def optimizer_type(entry: Entry) -> Answer:
     name = str(entry.value or "AdamW").rpartition(".")[2]
     plain = name.lower()
     settings: dict[str, Any] = {"optimizer.name": "adamw8bit" if plain in ("adamw8bit", *words(NEAR_ADAMW8BIT)) else "adamw"}
+    if plain.startswith(FINDS_ITS_OWN_RATE):
+        why = "" if plain == "prodigy" else f"There is no {name} here; Prodigy, which comes of it, is taken."
+        return Answer("approximated" if why else "taken", {"optimizer.name": "prodigy"}, why)
     if plain in ("adamw", "adamw8bit"):
         return Answer("taken", settings)
     if plain in words(STEEPER_THAN_ADAMW):
