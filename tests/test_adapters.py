@@ -100,14 +100,15 @@ class Model:
         noisy, hidden = torch.randn(2, 4, 8, 8, generator=generator), torch.randn(2, 6, 40 if self.xl else 24, generator=generator)
         more = {"text_embeds": torch.randn(2, 24, generator=generator), "time_ids": torch.ones(2, 6)}
         with torch.no_grad():
-            yield self.parts["unet"](noisy, torch.tensor([10, 700]), hidden, added_cond_kwargs=more if self.xl else None).sample
+            found = [self.parts["unet"](noisy, torch.tensor([10, 700]), hidden, added_cond_kwargs=more if self.xl else None).sample]
             tokens = torch.randint(0, 29, (2, 8), generator=generator)
             tokens[:, -1] = 31
             for part, encoder in self.parts.items():
                 if part != "unet":
-                    yield encoder(tokens).last_hidden_state
+                    found.append(encoder(tokens).last_hidden_state)
                 if part == "text_encoder_2":
-                    yield encoder(tokens).text_embeds
+                    found.append(encoder(tokens).text_embeds)
+        return found
 
     def through_diffusers(self, file) -> "Model":
         """With the file loaded by diffusers' own pipeline."""

@@ -159,3 +159,29 @@ def test_a_lora_of_another_family_is_refused_by_what_it_is(folders, tmp_path):
                 LORA.apply(family, parts, tmp_path / f"{other}.safetensors", "other")
             assert "\n" not in str(caught.value) and "doesn't fit" in str(caught.value)
         assert read(tmp_path / f"{kind}.safetensors", family.names(parts), "x").parts
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stand_in_without_weights_notices_what_a_model_would(folders, tmp_path, kind):
+    from nosnja_gui.engine.stand_in import stand_in
+    from nosnja_gui.families import FAMILIES
+    from nosnja_gui.sources import Folder
+
+    family = FAMILIES[kind]
+    parts = stand_in(family, Folder(folders[kind]))
+    sizes = {}
+    for module in (parts.denoiser, *parts.text_encoders):
+        for parameter in module.parameters():
+            sizes[parameter.untyped_storage().data_ptr()] = parameter.untyped_storage().nbytes()
+    whole = sum(4 * parameter.numel() for module in (parts.denoiser, *parts.text_encoders) for parameter in module.parameters())
+    assert sum(sizes.values()) < whole / 10
+    assert all(torch.isfinite(output).all() and output.std() > 0.01 for output in roundtrip.forward(family, parts))
+    real_family, real_parts = trained(folders[kind])
+    adapter, file = LORA.trained(real_family, real_parts), tmp_path / "lora.safetensors"
+    LORA.save(real_family, real_parts, file, {}, precision="float32")
+    result = roundtrip.check(family, parts, adapter, file, "kohya")
+    assert result.ours < 1e-5 and result.diffusers < 1e-3
+    kept = load_file(file)
+    stem = next(key for key in kept if "attn2_to_v" in key and key.endswith("lora_up.weight"))
+    save_file({**kept, stem: 1.5 * kept[stem]}, file)
+    assert roundtrip.check(family, parts, adapter, file, "kohya").ours > 1e-3
