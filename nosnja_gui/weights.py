@@ -9,7 +9,6 @@ import json
 import math
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from nosnja_gui.files import free_bytes, replacing
 from nosnja_gui.settings import UserError
 
 if TYPE_CHECKING:
+    import torch
     from typing_extensions import Buffer
 
 MAX_HEADER_BYTES = 100_000_000
@@ -31,6 +31,13 @@ NUMBER_BYTES = {
     **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "I8", "U8", "BOOL"), 1),
 }
 """Size of one number by the format's name (safetensors, src/tensor.rs); without the formats below a byte."""
+
+TORCH_NAMES = {
+    **{"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "C64": "complex64", "BOOL": "bool"},
+    **{"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu"},
+    **{f"{short}{bits}": f"{long}{bits}" for short, long in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)},
+}
+"""What torch calls the format's numbers (safetensors, bindings/python/py_src/safetensors/torch.py)."""
 
 Weights = Mapping[str, tuple[str, tuple[int, ...]]]
 """Name of each weight -> number format (F16, BF16, F32 ...) and shape."""
@@ -106,18 +113,71 @@ def numbers(file: Path, name: str, entries: Mapping[str, Any] | None = None) -> 
     return list(struct.unpack(f"<{len(raw) // size}{code}", raw))
 
 
-def opened(file: Path) -> AbstractContextManager[Any]:
+class Reader:
+    """The tensors of a .safetensors file one by one, for a `with` block. Raises UserError for a damaged file.
+
+    Each is read into memory of its own: what was read stays as it is whatever becomes of the file, and the file itself takes up no
+    memory, as one that is mapped would.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._entries = {name: entry for name, entry in header(file).items() if name != "__metadata__"}
+
+    def __enter__(self) -> "Reader":
+        self._stream = open(self.file, "rb", buffering=0)
+        self._start = 8 + int.from_bytes(self._stream.read(8), "little")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stream.close()
+
+    def keys(self) -> list[str]:
+        return list(self._entries)
+
+    def offset_keys(self) -> list[str]:
+        """The names in the order in which the tensors lie there."""
+        return sorted(self._entries, key=lambda name: self._entries[name]["data_offsets"])
+
+    def get_tensor(self, name: str) -> "torch.Tensor":
+        return self._read(name)
+
+    def get_rows(self, name: str, first: int, last: int) -> "torch.Tensor":
+        """Of its first axis, from `first` to before `last`."""
+        return self._read(name, first, last)
+
+    def _read(self, name: str, first: int = 0, last: int | None = None) -> "torch.Tensor":
+        import torch
+
+        entry = self._entries[name]
+        try:
+            shape, (begin, end) = list(map(int, entry["shape"])), entry["data_offsets"]
+            number = getattr(torch, TORCH_NAMES[entry["dtype"]])
+            if end - begin != NUMBER_BYTES[entry["dtype"]] * math.prod(shape) or begin < 0:
+                raise ValueError
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise UserError(f"{self.file} is damaged ('{name}' is not readable): copy or download it again.") from None
+        if last is not None:
+            row = (end - begin) // shape[0]
+            begin, shape[0] = begin + first * row, last - first
+        tensor = torch.empty(shape, dtype=number)
+        if tensor.numel():
+            self._stream.seek(self._start + begin)
+            room = memoryview(tensor.reshape(-1).view(torch.uint8).numpy())
+            while room:
+                count = self._stream.readinto(room)
+                if not count:
+                    raise UserError(f"{self.file} is damaged, it ends within '{name}': copy or download it again.")
+                room = room[count:]
+        return tensor
+
+
+def opened(file: Path) -> Reader:
     """The file for reading tensors one by one. Raises UserError for a damaged one."""
-    from safetensors import SafetensorError, safe_open
-
-    header(file)
-    try:
-        return safe_open(file, "pt")
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{file} is damaged ({error}): copy or download it again.") from None
+    return Reader(file)
 
 
-def tensors(file: Path) -> Iterator[tuple[str, Any]]:
+def tensors(file: Path) -> Iterator[tuple[str, "torch.Tensor"]]:
     """Each tensor of a file, in the order in which they lie there."""
     with opened(file) as content:
         for name in content.offset_keys():
