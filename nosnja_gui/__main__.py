@@ -411,7 +411,7 @@ def add_train(verbs: Any) -> None:
     added.add_argument("run", nargs="?", metavar="RUN_FOLDER", help="go on with this run; its settings stay as they are")
     added.add_argument("--preset", default=None, help=f"a preset's name or file (else {presets.DEFAULT}); see `presets`")
     added.add_argument("--dataset", default=None, help="a folder of captioned pictures, by path or by its name in the workspace")
-    added.add_argument("--model", default=None, help="the base model, a diffusers folder, by path or by its name in the workspace")
+    added.add_argument("--model", default=None, help="the base model, a file or a folder, by path or by its name in the workspace")
     added.add_argument("--output", default=None, help="the run folder (else a new one in the workspace's runs)")
     added.add_argument("--name", default=None, help="name of the LoRA (else that of the output folder or dataset)")
     added.add_argument("--trigger", default=None, metavar="WORD", help="the trigger word in the captions, kept in the LoRA's metadata")

@@ -47,7 +47,8 @@ class Examination:
     def __str__(self) -> str:
         width = max(len(name) for name in self.facts)
         lines = [f"{name:<{width}}  {value}" for name, value in self.facts.items()]
-        lines += ["", "Models:" if self.models else "Models: none yet; put a diffusers folder (it holds model_index.json) there."]
+        none = "Models: none yet; put a .safetensors checkpoint or a diffusers folder (it holds model_index.json) there."
+        lines += ["", "Models:" if self.models else none]
         lines += [f"  {model.name:<30} {model.kind or 'not recognised':<32} {gigabytes(model.bytes)}" for model in self.models]
         lines += ["", *(f"Problem: {problem}" for problem in self.problems)] if self.problems else ["", "No problems found."]
         return "\n".join(lines)

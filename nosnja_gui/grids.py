@@ -36,10 +36,14 @@ from nosnja_gui.axes import (
 )
 from nosnja_gui.files import write_atomic
 from nosnja_gui.jobs import GridJob, ModelSettings, TrainJob, workspace_path
+from nosnja_gui.library import lora_folders
 from nosnja_gui.runs import RunFolder, identifier, runs_in
 from nosnja_gui.settings import UserError, merge_dotted
+from nosnja_gui.sources import PredictionType, described
 from nosnja_gui.workspace import Workspace
 
+MOST_LORAS_ELSEWHERE = 2000
+"""Any other one can be given by its path."""
 RECORD, PAGE, CELLS = "grid.json", "page.html", "cells"
 """Names in a grid's folder: what it consists of, the page that shows it, the folder of its pictures."""
 
@@ -60,6 +64,10 @@ class Look:
     width: int
     height: int
     clip_skip: int
+    vae: Path | None = None
+    """What takes the place of the model's own autoencoder."""
+    prediction_type: PredictionType | None = None
+    """What the user knows better than the model itself."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +80,8 @@ class GridPlan:
     context: Context
     plan: Plan
     bases: dict[str, tuple[Path, int]]
-    """Folder and native size of each model by the name that the cells give it."""
+    """Path and native size of each model by the name that the cells give it."""
+    vae: Path | None = None
 
     @property
     def pictures(self) -> int:
@@ -94,6 +103,8 @@ class GridPlan:
             width=cell.width or native,
             height=cell.height or native,
             clip_skip=cell.clip_skip,
+            vae=self.vae,
+            prediction_type=None if self.model.prediction_type == "auto" else self.model.prediction_type,
         )
         return [replace(first, seed=(cell.seed + number) % 2**32) for number in range(self.job.images_per_cell)]
 
@@ -152,10 +163,24 @@ def look_over(job: GridJob, workspace: Workspace) -> Checked:
             bases[name] = path, models.native_size(path)
         except UserError as error:
             problems.append((by_axis or "model.path", str(error)))
+    vae = _find_vae(model.vae, [path for path, _ in bases.values()], workspace, problems)
     problems = list(dict.fromkeys(problems))
     if problems or plan is None:
         return Checked(axes, tuple(problems))
-    return Checked(axes, (), GridPlan(job, model, context, plan, bases))
+    return Checked(axes, (), GridPlan(job, model, context, plan, bases, vae))
+
+
+def _find_vae(text: str, bases: Iterable[Path], workspace: Workspace, problems: list[tuple[str, str]]) -> Path | None:
+    """The autoencoder, which must be of the kind of every model of the grid."""
+    vae = None
+    try:
+        _check_length(text)
+        vae = models.find_vae(text, workspace.models)
+        for base in bases if vae else ():
+            models.check_vae(vae, models.family_of(base))
+    except UserError as error:
+        problems.append(("model.vae", str(error)))
+    return vae
 
 
 def _context(job: GridJob, workspace: Workspace, problems: list[tuple[str, str]]) -> tuple[Context, ModelSettings]:
@@ -175,8 +200,9 @@ def _context(job: GridJob, workspace: Workspace, problems: list[tuple[str, str]]
         return plain, job.model
     model = job.model
     if not model.path:
-        precision = model.precision if model.precision != "auto" else trained.model.precision
-        model = trained.model.changed(precision=precision)
+        # What the grid itself says of the model goes before what the training was told.
+        said = {name: getattr(model, name) for name in ("vae", "prediction_type", "precision")}
+        model = trained.model.changed(**{name: value for name, value in said.items() if value not in ("", "auto")})
     return replace(plain, trigger=job.trigger or trained.trigger, epochs=epochs, run=folder), model
 
 
@@ -240,9 +266,15 @@ def check(values: Mapping[str, Any], workspace: Workspace, words: Callable[[Mapp
 
 def outside(values: Mapping[str, Any], workspace: Workspace) -> list[tuple[str, str]]:
     """(setting, sentence) for files named by paths that leave the workspace: for a window that other machines look into."""
-    named = {"lora": [values.get("lora")], "model.path": [values.get("model.path")], "run": [values.get("run")]}
+    named = {
+        "lora": [values.get("lora")],
+        "model.path": [values.get("model.path")],
+        "model.vae": [values.get("model.vae")],
+        "run": [values.get("run")],
+    }
     named |= {f"{place}.values": values.get(f"{place}.values") or [] for place in "xyz" if values.get(f"{place}.axis") in ("lora", "model")}
-    kept = [workspace.root.resolve(), *(Path(entry.path).resolve() for entry in models.list_models(workspace))]
+    offered = [*models.list_models(workspace), *models.list_vaes(workspace), *list_loras(workspace)]
+    kept = [workspace.root.resolve(), *(Path(entry.path).resolve() for entry in offered)]
     problems = []
     for setting, texts in named.items():
         for text in re.split(r"[,\n\"]", ",".join(map(str, filter(None, texts)))):
@@ -262,9 +294,10 @@ def fill(axis: str, job: GridJob, workspace: Workspace) -> list[str]:
             context, _ = _context(job, workspace, [])
             return ["none", *map(str, dict.fromkeys(item.epoch for item in context.epochs))] if context.epochs else []
         case "lora":
-            return ["none", *(lora.name for lora in list_loras(workspace, last_only=True))]
+            return ["none", *(lora.name for lora in list_loras(workspace, last_only=True) if not lora.place)]
         case "model":
-            return [entry.name for entry in models.list_models(workspace) if not entry.problem]
+            # Other programs may have hundreds.
+            return [entry.name for entry in models.list_models(workspace) if not entry.problem and not entry.place]
         case "sampler":
             return list(SAMPLER_TITLES.values())
         case "trigger":
@@ -306,25 +339,29 @@ class LoraFile:
     """What settings take."""
     title: str
     path: Path
+    place: str = ""
+    """The other program in whose folder it lies; empty in the workspace."""
 
 
 def list_loras(workspace: Workspace, last_only: bool = False) -> list[LoraFile]:
-    """LoRAs of the runs, the newest run first, and then those in the models folder. `last_only`: one for each run."""
+    """LoRAs of the runs, the newest run first, those in the models folder, and those of other programs.
+
+    `last_only`: one for each run. Those of other programs were not looked into: there may be thousands.
+    """
     found = []
     for run in trained_runs(workspace):
         name = identifier(run, workspace)
         files = sorted(run.weights.glob("*.safetensors"), key=lambda file: (file.stat().st_mtime_ns, file.name), reverse=True)
         for file in files[:1] if last_only else files:
             found.append(LoraFile(name if last_only else f"{name}/weights/{file.name}", f"{file.stem}  ·  {name}", file))
-    folders = [workspace.models, *(folder for folder in _folders(workspace.models) if not (folder / "model_index.json").exists())]
-    for file in sorted(file for folder in folders for file in folder.glob("*.safetensors")):
+    for file in sorted(file for folder in lora_folders(workspace.models) for file in Path(folder).glob("*.safetensors")):
         if _is_lora(file):
             found.append(LoraFile(file.relative_to(workspace.models).as_posix(), file.stem, file))
+    for place, file in models.elsewhere(workspace, "loras")[:MOST_LORAS_ELSEWHERE]:
+        if file.suffix.lower() == ".safetensors":
+            program = models.title_of(place)
+            found.append(LoraFile(str(file), f"{file.stem}  ·  {program}", file, program))
     return found
-
-
-def _folders(folder: Path) -> list[Path]:
-    return [entry for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
 
 
 _known_loras: dict[tuple[Path, int, int], bool] = {}
@@ -339,7 +376,7 @@ def _is_lora(file: Path) -> bool:
     key = file, stat.st_size, stat.st_mtime_ns
     if key not in _known_loras:
         try:
-            _known_loras[key] = any("lora" in name for name in weights.header(file))
+            _known_loras[key] = described(weights.header(file)) == "a LoRA or one of its kin"
         except UserError:
             _known_loras[key] = False
     return _known_loras[key]
@@ -390,6 +427,8 @@ def write_record(
     def described(axis: PlannedAxis) -> dict[str, Any]:
         return {"name": axis.name, "title": axis.title, "labels": list(axis.labels), "given": axis.given}
 
+    of_model = {name: getattr(planned.model, name) for name in ("vae", "prediction_type")}
+
     def cell_record(position: Position, cell: Cell) -> dict[str, Any]:
         look, own = planned.looks(cell)[0], files[position]
         return {
@@ -400,7 +439,7 @@ def write_record(
             "model": look.model.name,
             "loras": [{"file": file.name, "weight": weight} for file, weight in look.loras],
             **{name: getattr(look, name) for name in LOOK_SETTINGS},
-            "given": {"model": cell.model, "lora": cell.loras[0][0] if cell.loras else "", "weight": cell.weight},
+            "given": {"model": cell.model, "lora": cell.loras[0][0] if cell.loras else "", "weight": cell.weight} | of_model,
         }
 
     record = {
@@ -456,6 +495,7 @@ def subtitle(planned: GridPlan) -> str:
         ("steps", f"{cell.steps} steps"),
         ("cfg_scale", f"CFG {cell.cfg_scale:g}"),
         ("size", f"{look.width}×{look.height}"),
+        ("", f"VAE {look.vae.stem}" if look.vae else ""),
         ("clip_skip", f"clip skip {cell.clip_skip}" if cell.clip_skip != 1 else ""),
         ("seed", seeds),
         ("", f"“{look.prompt if not varied & {'prompt', 'trigger'} else job.prompt}”" if job.prompt else ""),

@@ -15,12 +15,14 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
 from nosnja_gui import weights
 from nosnja_gui.axes import AXES, SAMPLER_TITLES, TRIGGER_MARK
 from nosnja_gui.settings import UserError
+from nosnja_gui.sources import weight_files
 
 MAX_TEXT = 1_000_000
 """Bytes; real ones have thousands. What is compressed is not unpacked any further."""
@@ -153,6 +155,23 @@ def lora_hash(file: Path) -> str:
         while block := opened.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def vae_hash(vae: Path) -> str:
+    """The first 10 digits of the sha256 of a VAE's file, as A1111 writes them (modules/sd_vae.py); of a folder, of its weights' file.
+
+    Worked out once for a file as long as it stays the same. Raises OSError, and UserError for a folder without weights.
+    """
+    if vae.is_dir():
+        vae = weight_files(vae / "vae" if (vae / "vae").is_dir() else vae, "diffusion_pytorch_model")[0]
+    state = vae.stat()
+    return _sha256(vae, state.st_size, state.st_mtime_ns)[:10]
+
+
+@lru_cache(maxsize=64)
+def _sha256(file: Path, size: int, modified_ns: int) -> str:
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def _tag(kind: str, network: Network) -> str:
@@ -515,8 +534,8 @@ class Taken:
     """A sentence for each thing that could not be taken over."""
 
 
-def as_grid_values(infotext: Infotext, models: Sequence[Known] = (), loras: Sequence[Known] = ()) -> Taken:
-    """What a grid needs to paint such a picture again, with the models and LoRAs that there are.
+def as_grid_values(infotext: Infotext, models: Sequence[Known] = (), loras: Sequence[Known] = (), vaes: Sequence[Known] = ()) -> Taken:
+    """What a grid needs to paint such a picture again, with the models, LoRAs and VAEs that there are.
 
     Bounds are not looked at: whether a job takes a number is the job's business. A picture with a LoRA of a run names the run,
     any other one none. The axes of an X/Y/Z plot are all three or none.
@@ -540,6 +559,9 @@ def as_grid_values(infotext: Infotext, models: Sequence[Known] = (), loras: Sequ
     values |= _size(settings.get("Size", ""), remarks)
     if model := _find_model(settings.get("Model", ""), settings.get("Model hash", ""), models, remarks):
         values["model.path"] = model.name
+    if settings:
+        vae = _find_vae(settings.get("VAE", ""), settings.get("VAE hash", ""), vaes, remarks)
+        values["model.vae"] = vae.name if vae else ""
     if infotext.loras:
         first, *others = infotext.loras
         if lora := _find_lora(first.name, infotext.lora_hashes.get(first.name.replace(",", ""), ""), loras, remarks):
@@ -648,6 +670,27 @@ def _find_lora(name: str, digits: str, loras: Sequence[Known], remarks: list[str
     return (alike or named)[0]
 
 
+def _find_vae(name: str, digits: str, vaes: Sequence[Known], remarks: list[str]) -> Known | None:
+    """By its file's name; of several of that name, the one with that hash."""
+    if not name:
+        return None
+    named = [vae for vae in vaes if _stem(name).casefold() in _names(vae)]
+    if not named:
+        remarks.append(f"There is no VAE {_short(name)} here: the model's own is used.")
+        return None
+    alike = [vae for vae in named if digits and _vae_has_hash(vae.path, digits)]
+    if digits and not alike:
+        remarks.append(f"The VAE {name} there and the one here have the same name, but other weights.")
+    return (alike or named)[0]
+
+
+def _vae_has_hash(vae: Path, digits: str) -> bool:
+    try:
+        return vae_hash(vae).startswith(digits.lower())
+    except (OSError, UserError):
+        return False
+
+
 def _has_hash(file: Path, digits: str) -> bool:
     try:
         return lora_hash(file).startswith(digits.lower())
@@ -723,6 +766,8 @@ TAKEN_OVER = {
     "Size",
     "Model hash",
     "Model",
+    "VAE",
+    "VAE hash",
     "Clip skip",
     "Lora hashes",
     "Script",
@@ -730,7 +775,6 @@ TAKEN_OVER = {
 }
 PLOT = re.compile(r"(Fixed )?[XYZ] (Type|Values)")
 SAID = {
-    "VAE": "It was painted with the VAE {value}: here the model's own is used.",
     "Hires": "It was made larger in a second pass ({keys}): here it is painted once, at its first size.",
     "Denoising strength": "It was painted over another picture or in a second pass (denoising strength {value}), which a grid doesn't do.",
     "Variation seed": "It is a variation ({keys}), which a grid doesn't do.",

@@ -75,7 +75,7 @@ class DatasetSettings(Settings):
 
 class OptimizerSettings(Settings):
     name: Annotated[Literal["adamw", "adamw8bit", "prodigy"], Field(title="Optimizer"), Shown(titles=OPTIMIZER_TITLES)] = "adamw"
-    """AdamW is the standard; AdamW8bit needs a quarter of its memory (package bitsandbytes); Prodigy finds the rate (package prodigyopt)."""
+    """AdamW is standard; AdamW8bit needs a quarter of its memory (package bitsandbytes); Prodigy finds the rate (package prodigyopt)."""
     learning_rate: Annotated[float, Field(gt=0, le=1), Slider(1e-6, 1e-2, logarithmic=True), Shown(essential=True)] = 1e-4
     """How large each step is: 1e-4 is usual for LoRA; ten times less hardly learns, ten times more burns in. Prodigy wants 1."""
     text_encoder_learning_rate: Annotated[

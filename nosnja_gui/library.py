@@ -13,7 +13,6 @@ import math
 import os
 import re
 import shutil
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,9 +24,10 @@ from typing import Any, Literal
 import yaml
 
 from nosnja_gui import events, weights
+from nosnja_gui.adapters import inspection
 from nosnja_gui.files import folder_size, free_bytes, replacing, sync, write_atomic
 from nosnja_gui.jobs import Job
-from nosnja_gui.runs import RunFolder, Status, identifier, runs_in
+from nosnja_gui.runs import JOBS, RunFolder, Status, identifier, runs_in
 from nosnja_gui.settings import UserError
 from nosnja_gui.workspace import Workspace, file_name
 
@@ -37,23 +37,8 @@ SIZE_SECONDS = 30.0
 """How long the size of a run that grows counts as known."""
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 """Names of devices on Windows."""
-KINDS = {
-    "hada_": "LoHa", "lokr_": "LoKr", "oft_": "OFT", "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA",
-    "lora_down": "LoRA", "lora_A": "LoRA", "lora.down": "LoRA",
-}  # fmt: skip
-"""What a part of a tensor's name says about the file; the first that is found counts."""
-DOWN = re.compile(r"(\.lora_down|\.lora_A(\.default)?|[._]lora\.down|\.hada_w1_b)(\.weight)?$")
-FAMILY_BY_WIDTH = {768: "SD 1.x", 1024: "SD 2.x", 2048: "SDXL"}
-FAMILY_BY_NAME = {
-    "lora_te2_": "SDXL", "text_encoder_2": "SDXL", "double_blocks": "Flux", "single_transformer_blocks": "Flux", "joint_blocks": "SD 3",
-}  # fmt: skip
-FAMILY_BY_CLAIM = {"sd_v1": "SD 1.x", "diffusion-v1": "SD 1.x", "sd_v2": "SD 2.x", "diffusion-v2": "SD 2.x", "xl": "SDXL", "flux": "Flux"}
-NUMBERS: dict[str, tuple[int, Callable[[bytes], float]]] = {
-    "F64": (8, lambda raw: struct.unpack("<d", raw)[0]),
-    "F32": (4, lambda raw: struct.unpack("<f", raw)[0]),
-    "F16": (2, lambda raw: struct.unpack("<e", raw)[0]),
-    "BF16": (2, lambda raw: struct.unpack("<f", b"\0\0" + raw)[0]),
-}
+PUBLISHED = "-hub"
+"""How folders end that hold a LoRA made ready for others: a copy of one that is listed already."""
 
 
 class NameTaken(UserError):
@@ -83,6 +68,9 @@ class Lora:
     step: int | None = None
     epoch: int | None = None
     trigger: str = ""
+    """The word that calls it up, as the file itself says it."""
+    triggers: tuple[str, ...] = ()
+    """That, and the words that stand in nearly all captions that it was trained on."""
     base_name: str = ""
     base_hash: str = ""
     last: bool = True
@@ -97,7 +85,7 @@ class RunSummary:
 
     identifier: str
     kind: str = ""
-    """train, caption, grid or demo; "damaged" where its settings cannot be read."""
+    """One of JOBS; "damaged" where its settings cannot be read."""
     status: Status = field(default_factory=lambda: Status("new"))
     made_at: float = 0.0
     seconds: float | None = None
@@ -364,15 +352,7 @@ class Library:
         """(folder, run) of all places where LoRAs may be."""
         for name in self._runs:
             yield f"{self.workspace.runs}/{name}/weights", name
-        models = str(self.workspace.models)
-        yield models, ""
-        try:
-            with os.scandir(models) as entries:
-                inner = [entry.path for entry in entries if entry.name[0] != "." and entry.is_dir()]
-        except OSError:
-            return
-        # A diffusers folder holds a model's own weights, further down.
-        yield from ((folder, "") for folder in sorted(inner) if _state(f"{folder}/model_index.json") is None)
+        yield from ((folder, "") for folder in lora_folders(self.workspace.models))
 
     def _lora_name(self, folder: str, file: str, run: str) -> str:
         if run:
@@ -430,7 +410,7 @@ class _KnownRun:
         now = status(self.run)
         self.summary = replace(
             self.summary,
-            kind=values["job"] if values.get("job") in ("train", "caption", "grid", "demo") else "damaged",
+            kind=values["job"] if values.get("job") in tuple(JOBS) else "damaged",  # a file may say anything there, lists too
             status=now,
             seconds=None if now.state in LIVING else worked_seconds(self.run.events),
             learning_rate=_number(values, "optimizer", "learning_rate"),
@@ -438,7 +418,7 @@ class _KnownRun:
             alpha=_number(values, "lora", "alpha"),
             trigger=str(values.get("trigger") or ""),
             dataset=_last_part(values["dataset"] if isinstance(values.get("dataset"), str) else _at(values, "dataset", "path")),
-            model=_last_part(values["model"] if isinstance(values.get("model"), str) else _at(values, "model", "path")),
+            model=_last_part(_first_text(values.get("model"), _at(values, "model", "path"), values.get("repo"))),
             known=True,
         )
         self.stale = False
@@ -452,6 +432,21 @@ class _KnownRun:
         # What vanishes while it is counted is counted the next time.
         with contextlib.suppress(OSError):
             self.summary = replace(self.summary, bytes=folder_size(self.run.path))
+
+
+def lora_folders(models: Path) -> Iterator[str]:
+    """The models folder, and those in it where LoRAs may be."""
+    yield str(models)
+    try:
+        with os.scandir(models) as entries:
+            inner = sorted(entry.path for entry in entries if entry.name[0] != "." and entry.is_dir())
+    except OSError:
+        return
+    for folder in inner:
+        # A diffusers folder holds a model's own weights, further down.
+        published = folder.endswith(PUBLISHED) and _state(f"{folder}/README.md") is not None
+        if not published and _state(f"{folder}/model_index.json") is None:
+            yield folder
 
 
 def signature(run: RunFolder) -> tuple[Any, ...]:
@@ -477,13 +472,15 @@ def worked_seconds(log: Path) -> float | None:
     while place >= 0:
         starts.append(text.rfind(b"\n", 0, place) + 1)
         place = text.find(mark, place + 1)
+    if not starts:
+        return None
     total, ends = 0.0, [*starts[1:], len(text)]
     for start, end in zip(starts, ends, strict=True):
         last = text.rfind(b"\n", 0, max(start, end - 1)) + 1
         began, ended = _said_at(text, start), _said_at(text, max(start, last))
         if began is not None and ended is not None:
             total += max(0.0, ended - began)
-    return total if starts else None
+    return total
 
 
 def _said_at(text: bytes, start: int) -> float | None:
@@ -550,6 +547,10 @@ def _texts(values: Any) -> Iterator[str]:
             yield from _texts(value)
 
 
+def _first_text(*values: Any) -> str:
+    return next((value for value in values if isinstance(value, str)), "")
+
+
 def _last_part(path: Any) -> str:
     return re.split(r"[/\\]", path.rstrip("/\\"))[-1] if isinstance(path, str) else ""
 
@@ -575,32 +576,28 @@ def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 def read_lora(lora: Lora) -> Lora:
     """With what its header says; `kind` stays empty for a file of another sort, such as a whole model."""
-    try:
-        entries = weights.header(lora.path)
-    except UserError as error:
-        return replace(lora, problem=str(error), known=True)
-    metadata = _metadata(entries)
-    names = [name for name in entries if name != "__metadata__"]
-    kind = next((title for mark, title in KINDS.items() if any(mark in name for name in names)), "")
-    if not kind:
-        return replace(lora, problem="" if not lora.run else f"{lora.path} holds no LoRA.", known=True)
-    shapes = {name: entries[name].get("shape") or [] for name in names}
-    downs = [name for name in names if DOWN.search(name) and shapes[name]]
-    alphas = _alphas(lora.path, {name: entries[name] for name in names if name.endswith(".alpha")})
-    if not alphas and (claimed := _float(metadata.get("ss_network_alpha"))) is not None:
-        alphas = {claimed}
+    found = inspection.inspect(lora.path)
+    problem = found.problems[0] if found.problems else ""
+    if not found.kinds:
+        # What has no weights of a LoRA at all is none that is broken: it lies in the same folder, that is all.
+        no_lora = not found.layout and bool(found.precisions)
+        return replace(lora, problem=f"{lora.path} holds no LoRA." * bool(lora.run) if no_lora else problem, known=True)
+    said = found.metadata
+    stated = [trigger.words for trigger in found.triggers if trigger.count is None]
     return replace(
         lora,
-        kind=kind,
-        family=_family(shapes, metadata),
-        ranks=tuple(sorted({int(shapes[name][0]) for name in downs})),
-        alphas=tuple(sorted(alphas)),
-        modules=len(downs) or len({name.rpartition(".")[0] for name in names}),
-        step=_int(metadata.get("ss_steps")),
-        epoch=_int(metadata.get("ss_epoch")),
-        trigger=metadata.get("modelspec.trigger_phrase", ""),
-        base_name=metadata.get("ss_sd_model_name", ""),
-        base_hash=metadata.get("ss_sd_model_hash", ""),
+        problem=problem,
+        kind=next((kind for kind in found.kinds if kind != "full difference"), found.kinds[0]),
+        family=found.family,
+        ranks=found.ranks,
+        alphas=found.alphas,
+        modules=len(found.rows),
+        step=_int(said.get("ss_steps")),
+        epoch=_int(said.get("ss_epoch")),
+        trigger=stated[0] if stated else "",
+        triggers=tuple(dict.fromkeys(trigger.words for trigger in found.triggers)),
+        base_name=said.get("ss_sd_model_name", ""),
+        base_hash=said.get("ss_sd_model_hash", ""),
         known=True,
     )
 
@@ -615,42 +612,8 @@ def _metadata(entries: dict[str, Any]) -> dict[str, str]:
     return {str(name): str(value) for name, value in said.items()} if isinstance(said, dict) else {}
 
 
-def _family(shapes: dict[str, list[int]], metadata: dict[str, str]) -> str:
-    for name, shape in shapes.items():
-        # What cross-attention looks at is as wide as the text encoder's output.
-        if DOWN.search(name) and re.search(r"attn2[._]to_[kv]", name) and len(shape) > 1 and shape[1] in FAMILY_BY_WIDTH:
-            return FAMILY_BY_WIDTH[shape[1]]
-    for mark, family in FAMILY_BY_NAME.items():
-        if any(mark in name for name in shapes):
-            return family
-    claims = f"{metadata.get('modelspec.architecture', '')} {metadata.get('ss_base_model_version', '')}".lower()
-    return next((family for mark, family in FAMILY_BY_CLAIM.items() if mark in claims), "")
-
-
-def _alphas(file: Path, entries: dict[str, Any]) -> set[float]:
-    """The values of the scalars called alpha, read from the file."""
-    found: set[float] = set()
-    try:
-        with open(file, "rb") as stream:
-            start = 8 + int.from_bytes(stream.read(8), "little")
-            for entry in entries.values():
-                count, number = NUMBERS[entry["dtype"]]
-                stream.seek(start + entry["data_offsets"][0])
-                found.add(round(number(stream.read(count)), 4))
-    except (OSError, KeyError, TypeError, struct.error):
-        return found
-    return found
-
-
 def _int(text: str | None) -> int | None:
     return int(text) if text is not None and re.fullmatch(r"\d{1,9}", text) else None
-
-
-def _float(text: str | None) -> float | None:
-    try:
-        return float(text) if text is not None else None
-    except ValueError:
-        return None
 
 
 def _order(lora: Lora) -> tuple[int, int, float]:

@@ -74,8 +74,8 @@ class ModelEntry:
     @property
     def label(self) -> str:
         """For a list to choose from: where it lies and what it is."""
-        known = FAMILIES.get(self.family)
-        return " · ".join(part for part in (self.title, self.place, known.title if known and not self.from_kit else "") if part)
+        family = FAMILIES[self.family].title if self.family in FAMILIES and not self.from_kit else ""
+        return " · ".join(part for part in (self.title, self.place, family) if part)
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ def list_vaes(workspace: Workspace) -> list[VaeEntry]:
                 found.setdefault(os.path.realpath(path), VaeEntry(name, name, path))
     for place, path in elsewhere(workspace, "vae"):
         if _is_vae(path, _state_of(path)):
-            found.setdefault(os.path.realpath(path), VaeEntry(str(path), f"{path.name} · {title_of(place)}", path, title_of(place)))
+            title = f"{_title_elsewhere(place, path)} · {title_of(place)}"
+            found.setdefault(os.path.realpath(path), VaeEntry(str(path), title, path, title_of(place)))
     return list(found.values())
 
 
@@ -210,10 +211,13 @@ def find_model(path: Path | str, workspace_models: Path | None = None) -> Path:
     if not is_folder and not is_file:
         known = sorted(entry.name for entry in workspace_models.iterdir() if _may_be_model(entry)) if _is_dir(workspace_models) else []
         hint = f"; known models: {', '.join(known)}" if known else ""
+        if HUB_ID.fullmatch(str(path)):
+            hint += f"; if that is its name on the hub, fetch it first (model download {path})"
         raise UserError(f"There is no model {model}: give the path of {WANTED}{hint}.")
     return model
 
 
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 WANTED = "a .safetensors checkpoint or of a diffusers folder (it holds model_index.json)"
 
 

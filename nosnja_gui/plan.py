@@ -210,10 +210,11 @@ def arrange(job: TrainJob, data: Dataset, resolution: int, out: Collection[int],
 
 def remarks(job: TrainJob, data: Dataset, total: int, whole: int, steps_per_epoch: int) -> Iterator[str]:
     """What does not hinder the training but is worth knowing, a sentence each."""
-    if job.optimizer.name == "prodigy" and job.optimizer.learning_rate < LEAST_FACTOR:
-        yield f"Prodigy finds its own rate and learning_rate is only a factor: with {job.optimizer.learning_rate:g} it hardly learns, 1 is usual."
-    if job.optimizer.name != "prodigy" and job.optimizer.learning_rate >= LEAST_FACTOR:
-        yield f"A learning rate of {job.optimizer.learning_rate:g} burns any LoRA in: 1e-4 is usual, and 1 is for Prodigy only."
+    rate = job.optimizer.learning_rate
+    if job.optimizer.name == "prodigy" and rate < LEAST_FACTOR:
+        yield f"Prodigy finds its own rate and learning_rate is only a factor: with {rate:g} it hardly learns, 1 is usual."
+    if job.optimizer.name != "prodigy" and rate >= LEAST_FACTOR:
+        yield f"A learning rate of {rate:g} burns any LoRA in: 1e-4 is usual, and 1 is for Prodigy only."
     for problem in data.problems:
         yield f"{problem}{', so it is left out' if problem.left_out else ''}."
     without = [picture.name for picture in data.pictures if not (picture.caption or "").strip()]

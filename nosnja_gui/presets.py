@@ -20,7 +20,7 @@ from nosnja_gui.workspace import Workspace, file_name
 
 FOLDER = Path(__file__).resolve().parents[1] / "presets"
 DEFAULT = "balanced"
-PERSONAL = ("job", "name", "trigger", "model.path", "dataset.path", "preview.prompts", "output")
+PERSONAL = ("job", "name", "trigger", "model.path", "model.vae", "lora.start_from", "dataset.path", "preview.prompts", "output")
 """Settings that belong to one piece of work, not to a way of working: no preset says them."""
 LONGEST_TITLE = 60
 

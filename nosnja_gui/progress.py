@@ -1,8 +1,26 @@
-"""Progress bars with an ETA on a terminal; one line per stage where the output is a file."""
+"""Progress bars with an ETA on a terminal; one line per stage where the output is a file, and counts for a program that reads them."""
 
+import os
+import re
 import sys
 import time
+from dataclasses import dataclass
 from typing import TextIO
+
+COUNTED = "NOSNJA_PROGRESS"
+"""Set in the environment of a process whose output another one follows: then counts are printed on lines of their own, too."""
+COUNTED_SECONDS = 0.3
+"""Between two of them."""
+LINE = re.compile(r"(?P<name>.+?) \.\.\.(?: (?P<count>\d+)/(?P<total>\d+))?")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How far a process is that prints to a file."""
+
+    name: str
+    share: float | None = None
+    """0 to 1; None where nobody knows."""
 
 
 class Progress:
@@ -11,6 +29,7 @@ class Progress:
     def __init__(self, out: TextIO | None = None) -> None:
         self.out = out or sys.stderr
         self.live = self.out.isatty()
+        self.counted = not self.live and bool(os.environ.get(COUNTED))
         self.seconds: dict[str, float] = {}
         self._name, self._total, self._count, self._first, self._note = "", 0, 0, 0, ""
         self._began = self._drawn = 0.0
@@ -30,6 +49,9 @@ class Progress:
         self._note = note or self._note
         if self.live and time.monotonic() - self._drawn > 0.1:
             self._draw()
+        elif self.counted and self._total and time.monotonic() - self._drawn > COUNTED_SECONDS:
+            self._drawn = time.monotonic()
+            print(f"{self._name} ... {self._count}/{self._total}", file=self.out, flush=True)
 
     def done(self) -> None:
         """End the current stage, if any."""
@@ -54,6 +76,15 @@ class Progress:
         else:
             text = f"{self._name} ... {in_time(elapsed)}"
         print(f"\r\033[2K{text}  {self._note}"[:200], end="", file=self.out, flush=True)
+
+
+def read(text: str) -> Stage | None:
+    """The last stage that a process has printed to a file (with COUNTED in its environment), None before the first."""
+    for line in reversed(text.splitlines()):
+        if found := LINE.fullmatch(line):
+            total = int(found["total"] or 0)
+            return Stage(found["name"], min(1.0, int(found["count"]) / total) if total else None)
+    return None
 
 
 def in_time(seconds: float) -> str:

@@ -18,6 +18,15 @@ def _own_workspace(tmp_path_factory, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
+def _no_other_programs(monkeypatch, tmp_path_factory):
+    """What ComfyUI and its like keep on this machine is listed nowhere; a test adds folders of its own."""
+    from nosnja_gui import models, places
+
+    nowhere = tmp_path_factory.getbasetemp() / "no-home"
+    monkeypatch.setattr(models, "find_places", lambda workspace: places.find(workspace, nowhere, {}))
+
+
+@pytest.fixture(autouse=True)
 def _one_thread():
     # Not imported here: most tests don't need torch, and some check that nothing loads it.
     if "torch" in sys.modules:

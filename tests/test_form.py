@@ -187,5 +187,5 @@ def test_fields_can_be_chosen_placed_and_replaced():
     assert list(form.components) == ["prompt", "steps", "model.path"]
     assert form.components["steps"].value == 11 and isinstance(form.components["model.path"], gr.Dropdown)
     assert made["model.path"]["elem_id"] == "grid-model-path"
-    assert form.rest_of("model") == ["model.clip_skip", "model.precision"]
+    assert form.rest_of("model") == ["model.vae", "model.prediction_type", "model.clip_skip", "model.precision"]
     assert form.values(prompt=" a ", steps="12", unknown=1) == {"prompt": "a", "steps": 12}

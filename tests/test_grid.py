@@ -1,5 +1,6 @@
 """Grids on a tiny random model: what is painted, what is painted again, and what happens when something goes wrong."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from nosnja_gui.methods.lora import LoraSettings
 from nosnja_gui.runs import RunFolder
 from nosnja_gui.settings import UserError
 from nosnja_gui.workspace import Workspace
-from tests.tiny import tiny_sd
+from tests.original import write_single_file
+from tests.tiny import tiny_model, tiny_sd
 
 torch.set_num_threads(1)
 
@@ -238,8 +240,71 @@ def test_two_models_are_loaded_once_each(workspace, tmp_path, monkeypatch):
     tiny_sd(workspace.models / "second", seed=1, size=64)
     loaded = []
     original = models.load_model
-    monkeypatch.setattr(models, "load_model", lambda path, *rest: loaded.append(path.name) or original(path, *rest))
+    monkeypatch.setattr(models, "load_model", lambda path, *rest, **more: loaded.append(path.name) or original(path, *rest, **more))
     made = job(x={"axis": "prompt", "values": ["woman", "man"]}, y={"axis": "model", "values": ["tiny", "second"]}, batch_size=1)
     _, said = run_in(tmp_path / "grid", made, workspace)
     assert loaded == ["tiny", "second"]
     assert len(cells(said)) == 4
+
+
+SEED = {"x": {"axis": "seed", "values": [1]}}
+
+
+def only_cell(folder: Path, made: GridJob, workspace: Workspace) -> tuple[str, str, torch.Tensor]:
+    """Name of the picture, its infotext, its pixels."""
+    _, said = run_in(folder, made, workspace)
+    [cell] = cells(said)
+    assert cell.error is None, cell.error
+    with Image.open(folder / cell.file) as opened:
+        return cell.file, opened.info["parameters"], pixels(folder / cell.file)
+
+
+def test_another_vae_is_used_and_told_and_decides_a_pictures_name(workspace, tmp_path):
+    vae = workspace.models / "vae" / "other"
+    if not vae.exists():
+        vae.parent.mkdir()
+        (tiny_sd(workspace.models / "donor", seed=7, size=64) / "vae").rename(vae)
+    plain, text, own = only_cell(tmp_path / "plain", job(**SEED), workspace)
+    assert "VAE" not in text
+    named, told, other = only_cell(tmp_path / "other", job(**SEED, model={"vae": "vae/other"}), workspace)
+    weights = (vae / "diffusion_pytorch_model.safetensors").read_bytes()
+    assert named != plain and (own - other).abs().max() > 0
+    assert f"VAE hash: {hashlib.sha256(weights).hexdigest()[:10]}, VAE: other" in told
+
+
+def test_the_prediction_type_that_the_user_knows_is_painted_with(workspace, tmp_path):
+    plain, _, own = only_cell(tmp_path / "plain", job(**SEED), workspace)
+    named, _, other = only_cell(tmp_path / "v", job(**SEED, model={"prediction_type": "v_prediction"}), workspace)
+    assert named != plain and (own - other).abs().max() > 0
+
+
+def test_what_the_training_was_told_of_its_model_holds_for_its_grids(workspace):
+    told = TrainJob.parse({"trigger": "nosnja", "model": {"path": "tiny", "prediction_type": "v_prediction", "clip_skip": 2}})
+    run = RunFolder.create(workspace.runs / "told", told)
+    write_lora(workspace, run.weights / "told.safetensors", 1)
+    run.log().append(events.Saved(step=1, epoch=1, file="weights/told.safetensors"))
+    look = next(iter(engine.prepare(job(**SEED, run="told"), workspace, run.path).pictures.values())).look
+    assert (look.prediction_type, look.clip_skip) == ("v_prediction", 2)
+    look = next(
+        iter(engine.prepare(job(**SEED, run="told", model={"prediction_type": "epsilon"}), workspace, run.path).pictures.values())
+    ).look
+    assert (look.prediction_type, look.clip_skip) == ("epsilon", 2)
+
+
+def test_a_single_file_is_painted_with_and_named_by_what_is_in_it(workspace, tmp_path):
+    file = write_single_file(tiny_model(tmp_path / "sd", "sd1"), workspace.models / "single.safetensors", "sd1")
+    first, text, _ = only_cell(
+        tmp_path / "one", job(**SEED, run="", lora="", prompt="a dog", model={"path": "single.safetensors"}), workspace
+    )
+    assert "Model: single" in text
+    before = engine.model_fingerprint(file)
+    write_single_file(tiny_model(tmp_path / "sd2", "sd1", seed=3), file, "sd1")
+    assert engine.model_fingerprint(file) != before, "another checkpoint of the same name is another one"
+    again, _, _ = only_cell(tmp_path / "two", job(**SEED, run="", lora="", prompt="a dog", model={"path": "single.safetensors"}), workspace)
+    assert again != first
+
+
+def test_a_lora_file_has_one_hash_wherever_it_is_asked(workspace):
+    file = workspace.runs / "costume-001" / "weights" / "costume-1.safetensors"
+    content = file.read_bytes()
+    assert engine.lora_hash(file) == hashlib.sha256(content[8 + int.from_bytes(content[:8], "little") :]).hexdigest()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nosnja_gui import axes, events, grids
+from nosnja_gui import axes, events, grids, places
 from nosnja_gui.axes import SAMPLER_TITLES, PlanError
 from nosnja_gui.jobs import GridJob, TrainJob
 from nosnja_gui.runs import RunFolder
@@ -134,6 +134,35 @@ def test_another_machine_may_name_files_of_the_workspace_only(workspace, tmp_pat
     assert grids.outside(inside, workspace) == []
     secret = {"lora": "/etc/passwd", "model.path": "../../x", "run": "/tmp", "x.axis": "model", "x.values": [f'sd15, "{tmp_path}"']}
     assert {setting for setting, _ in grids.outside(secret, workspace)} == {"lora", "model.path", "run", "x.values"}
+
+
+def test_a_vae_is_looked_over_at_its_field(workspace):
+    given = {"model.path": "sd15", "prompt": "a dog", "x.axis": "seed", "x.values": ["1"]}
+    missing = dict(grids.check({**given, "model.vae": "no-such-vae"}, workspace).problems)
+    assert set(missing) == {"model.vae"} and "no-such-vae" in missing["model.vae"]
+    write_lora(workspace.models / "lora.safetensors")
+    other = dict(grids.check({**given, "model.vae": "lora.safetensors"}, workspace).problems)
+    assert set(other) == {"model.vae"} and "no VAE" in other["model.vae"]
+    plain = grids.check(given, workspace).plan
+    assert next(iter(plain.looks(plain.plan.cells[0, 0, 0]))).vae is None
+
+
+def test_loras_of_other_programs_are_offered_but_no_axis_is_filled_with_them(workspace, tmp_path):
+    file = tmp_path / "webui" / "models" / "Lora" / "people" / "ana.safetensors"
+    write_lora(file)
+    (tmp_path / "webui" / "models" / "Stable-diffusion").mkdir()
+    places.add(workspace, tmp_path / "webui")
+    last = grids.list_loras(workspace)[-1]
+    assert (last.name, last.place, last.title) == (str(file), "A1111", "ana  ·  A1111")
+    checked = grids.check({"model.path": "sd15", "lora": last.name, "x.axis": "seed", "x.values": ["1"]}, workspace)
+    assert checked.plan.plan.cells[0, 0, 0].loras == ((str(file), 1.0),)
+    job = GridJob.parse({"run": "costume-001", "x": {"axis": "seed"}})
+    assert grids.fill("lora", job, workspace) == ["none", "costume-001"]
+    assert grids.outside({"lora": last.name}, workspace) == [], "what is offered may be chosen from another machine, too"
+    assert [name for name, _ in grids.outside({"lora": str(tmp_path / "x.safetensors"), "model.vae": "/etc/x"}, workspace)] == [
+        "lora",
+        "model.vae",
+    ]
 
 
 def test_a_damaged_record_is_none(workspace, tmp_path):

@@ -1,5 +1,6 @@
 """The text in a picture: written and read back, of A1111 and of ComfyUI, damaged and enormous, and what a grid takes of it."""
 
+import hashlib
 import itertools
 import json
 import random
@@ -456,5 +457,23 @@ def test_what_we_paint_comes_back_as_the_same_settings(shelf):
             "lora": loras[1].name,
             "weight": weight,
             "model.path": "sd15",
+            "model.vae": "",
             "model.clip_skip": skip,
         }
+
+
+def test_a_vae_comes_back_by_its_name_and_of_several_by_its_hash(tmp_path):
+    vaes = []
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mse.safetensors").write_bytes(folder.encode())
+        vaes.append(Known(f"{folder}/mse.safetensors", tmp_path / folder / "mse.safetensors"))
+    digits = infotext.vae_hash(vaes[1].path)
+    assert digits == hashlib.sha256(b"two").hexdigest()[:10]
+    text = "a dog\nSteps: 5, Seed: 1, CFG scale: 7, VAE hash: {}, VAE: {}"
+    taken = as_grid_values(parse(text.format(digits, "mse.safetensors")), vaes=vaes)
+    assert taken.values["model.vae"] == "two/mse.safetensors" and not any("VAE" in remark for remark in taken.remarks)
+    taken = as_grid_values(parse(text.format("0000000000", "mse.safetensors")), vaes=vaes)
+    assert taken.values["model.vae"] == "one/mse.safetensors" and any("other weights" in remark for remark in taken.remarks)
+    taken = as_grid_values(parse(text.format(digits, "other.pt")), vaes=vaes)
+    assert taken.values["model.vae"] == "" and any("There is no VAE 'other.pt' here" in remark for remark in taken.remarks)

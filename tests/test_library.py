@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from nosnja_gui import events, library, weights
-from nosnja_gui.jobs import AxisSettings, GridJob, TrainJob
-from nosnja_gui.library import Library, NameTaken
+from nosnja_gui.jobs import AxisSettings, DownloadJob, GridJob, TrainJob
+from nosnja_gui.library import Library, Lora, NameTaken
 from nosnja_gui.processes import self_mark
 from nosnja_gui.runs import RunFolder
 from nosnja_gui.settings import UserError
@@ -109,10 +109,70 @@ def test_the_family_by_the_width_of_cross_attention(workspace, width, family):
 
 
 def test_kin_of_lora_are_told_apart(workspace):
-    write_lora(workspace.models / "sub" / "a.safetensors", **{"x.dora_scale": [1, 8]})
+    module = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
+    write_lora(workspace.models / "sub" / "a.safetensors", **{f"{module}.dora_scale": [1, 8]})
     shelf = Library(workspace)
     shelf.look(5)
     assert [(lora.kind, lora.identifier) for lora in shelf.loras()] == [("DoRA", "models/sub/a.safetensors")]
+
+
+def test_words_of_nearly_all_captions_are_told_apart_from_the_stated_trigger(workspace):
+    tags = {"10_dress": {"silver hair": 19, "red": 4, "dress": 20}}
+    write_lora(workspace.models / "a.safetensors", metadata={"ss_tag_frequency": json.dumps(tags)})
+    write_lora(workspace.models / "b.safetensors", metadata={**METADATA, "ss_tag_frequency": json.dumps(tags)})
+    shelf = Library(workspace)
+    assert shelf.look(5)
+    told = {lora.name: (lora.trigger, lora.triggers) for lora in shelf.loras()}
+    assert told == {"a": ("", ("dress", "silver hair")), "b": ("nosnjaoutfit", ("nosnjaoutfit", "dress", "silver hair"))}
+
+
+def test_a_lora_that_lacks_a_half_says_so(workspace):
+    write_lora(workspace.models / "a.safetensors", **{"lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": [4, 8]})
+    shelf = Library(workspace)
+    assert shelf.look(5)
+    (lora,) = shelf.loras()
+    assert lora.kind == "LoRA" and "incomplete" in lora.problem
+
+
+def test_what_was_made_ready_for_the_hub_is_no_second_lora(workspace):
+    write_lora(workspace.models / "costume.safetensors")
+    for folder in ("costume-hub", "my-hub"):
+        write_lora(workspace.models / folder / "costume.safetensors")
+    (workspace.models / "costume-hub" / "README.md").touch()
+    shelf = Library(workspace)
+    assert shelf.look(5)
+    assert {lora.identifier for lora in shelf.loras()} == {"models/costume.safetensors", "models/my-hub/costume.safetensors"}
+
+
+def test_many_loras_are_read_quickly(workspace):
+    """As a share of what reading their headers takes, for a busy machine is slow at everything."""
+    modules = {f"lora_unet_down_blocks_0_attentions_0_transformer_blocks_{number}_attn1_to_q": number for number in range(800)}
+    halves = {f"{module}.{half}.weight": shape for module in modules for half, shape in (("lora_down", [4, 32]), ("lora_up", [32, 4]))}
+    file = write_lora(workspace.models / "large.safetensors", **halves)
+
+    def seconds(work) -> float:
+        took = []
+        for _ in range(5):
+            began = time.process_time()
+            work()
+            took.append(time.process_time() - began)
+        return min(took)
+
+    read = library.read_lora(Lora("x", file, "x"))
+    assert read.modules == 801 and not read.problem
+    assert seconds(lambda: library.read_lora(Lora("x", file, "x"))) < 12 * seconds(lambda: weights.header(file))
+
+
+def test_a_download_in_a_line(workspace):
+    run = RunFolder.create(workspace.runs / "download-001", DownloadJob(repo="someone/model"))
+    run.log().append(events.Started(job="download", total=2_000_000_000))
+    run.log().append(events.Downloaded(file="unet.safetensors", file_done=5, file_total=9, done=700_000_000, total=2_000_000_000))
+    run.log().append(events.Stopped(step=700_000_000))
+    shelf = Library(workspace)
+    assert shelf.look(5)
+    (row,) = shelf.runs()
+    assert (row.kind, row.status.state, row.model) == ("download", "stopped", "model")
+    assert (row.status.step, row.status.total) == (700_000_000, 2_000_000_000)
 
 
 def test_whole_models_are_no_loras_and_damaged_files_say_so(workspace):
@@ -336,3 +396,13 @@ def test_a_folder_that_cannot_be_written(shelf, tmp_path):
     folder.mkdir(mode=0o500)
     with pytest.raises(UserError, match="cannot be written"):
         shelf.export(LORA, "x", folder)
+
+
+def test_a_run_that_failed_before_it_began_is_listed(workspace):
+    """As a download is that found no connection."""
+    run = RunFolder.create(workspace.runs / "download", DownloadJob(repo="user/model"))
+    run.log().append(events.Failed(message="There is no connection."))
+    library = Library(workspace)
+    assert library.look(10)
+    (summary,) = library.runs()
+    assert (summary.kind, summary.status.state, summary.seconds) == ("download", "failed", None)

@@ -152,3 +152,17 @@ def test_a_changed_file_is_read_again(tmp_path):
     for epochs in (3, 44):
         file.write_text(f"training: {{epochs: {epochs}}}\n")
         assert presets.train_job(file).training.epochs == epochs
+
+
+def test_the_page_on_presets_says_what_they_set():
+    page = (presets.FOLDER.parent / "docs" / "presets.md").read_text(encoding="utf-8")
+    rows = {
+        cells[1].strip("`"): cells for line in page.splitlines() if len(cells := [cell.strip() for cell in line.strip("|").split("|")]) == 6
+    }
+    for preset in presets.list_presets():
+        job = presets.train_job(preset.path)
+        title, _, _, ranks, rate, text_rate = rows.pop(preset.name)
+        assert (title, ranks) == (preset.title, f"{job.lora.rank} / {job.lora.alpha:g}")
+        assert float(rate) == job.optimizer.learning_rate
+        assert (0.0 if text_rate == "off" else float(text_rate)) == (job.optimizer.text_encoder_learning_rate or 0.0), preset.name
+    assert set(rows) == {"name", "---"}

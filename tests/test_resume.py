@@ -96,7 +96,7 @@ def test_prodigys_estimate_is_resumed_exactly_and_told(workspace, monkeypatch):
         "optimizer__name": "prodigy", "optimizer__learning_rate": 1.0, "optimizer__text_encoder_learning_rate": 0.5,
         "training__max_steps": 6, "training__epochs": 3, "schedule__name": "constant", "schedule__warmup_share": 0,
     }  # fmt: skip
-    whole, first = trained(workspace, "prodigy-whole", **changes)
+    whole, _ = trained(workspace, "prodigy-whole", **changes)
     wanted = job(**changes)
     run = run_of(workspace, "prodigy-parts", wanted)
     with monkeypatch.context() as patch:

@@ -10,7 +10,7 @@ from PIL import Image, PngImagePlugin
 
 from nosnja_gui import events, launcher, work_queue
 from nosnja_gui.hardware import GpuLoad, Load
-from nosnja_gui.jobs import AxisSettings, CaptionJob, DemoJob, GridJob, TrainJob
+from nosnja_gui.jobs import AxisSettings, CaptionJob, DemoJob, DownloadJob, GridJob, TrainJob
 from nosnja_gui.processes import self_mark
 from nosnja_gui.runs import RunFolder, holding, identifier
 from nosnja_gui.ui.memory import Memory
@@ -144,6 +144,28 @@ def test_a_training_is_shown_with_all_that_it_said(monitor, workspace):
     assert values["console"]["text"] == "Loading\n90%"
     assert values["load"]["gpus"][0]["percent"] == 50.0 and values["load"]["gpus"][0]["used"] == 1.0
     assert values["listed"]["runs"][0]["run"] == "dress-001" and values["listed"]["queue"] == []
+
+
+def test_a_download_is_shown_in_bytes_with_what_is_left_and_goes_on(monitor, workspace):
+    run = RunFolder.create(workspace.runs / "download-001", DownloadJob(repo="someone/model"))
+    size = 2_000_000_000
+    half = events.Downloaded(file="unet/x.safetensors", file_done=7, file_total=9, done=size // 2, total=size, at=110.0)
+    begun = events.Started(job="download", total=size, at=100.0)
+    told(run, begun, half, live=True)
+    head = shown(monitor)["head"]
+    assert (head["kind"], head["state"], head["step"], head["total"], head["stage"]) == (
+        "download", "running", size // 2, size, "unet/x.safetensors",
+    )  # fmt: skip
+    assert head["seconds_per_step"] == pytest.approx(1e-8) and head["eta"] == 10
+    assert head["can"] == ["stop", "kill"], "neither saved nor sampled"
+    told(run, begun, half, events.Stopped(step=size // 2, at=111.0))
+    values = shown(monitor)
+    assert values["head"]["state"] == "stopped" and values["head"]["can"] == ["go on"]
+    [row] = values["listed"]["runs"]
+    assert (row["kind"], row["step"], row["total"]) == ("download", size // 2, size)
+    (workspace.runs / "download-002").mkdir()
+    (workspace.runs / "download-002" / "run.yaml").write_text("job: [download]")
+    assert next(row["kind"] for row in shown(monitor)["listed"]["runs"] if row["run"] == "download-002") == "damaged"
 
 
 def test_captions_and_cells_come_with_their_pictures(monitor, workspace):

@@ -1,6 +1,7 @@
 """The Train tab: its handlers called directly, and as a person would in a browser."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import gradio as gr
 import pytest
 from PIL import Image
 
-from nosnja_gui import presets, schedules
+from nosnja_gui import places, presets, schedules
 from nosnja_gui.jobs import TrainJob
 from nosnja_gui.models import KIT
 from nosnja_gui.runs import RunFolder
@@ -99,6 +100,34 @@ def test_the_curve_is_the_schedule_over_all_steps(tab, pictures):
 def test_the_effective_step_is_compared_with_the_presets(tab, pictures):
     scale = side(tab, pictures, lora__alpha=16)["scale"]
     assert scale["effective"] == pytest.approx(1e-4) and scale["preset"] == pytest.approx(5e-5)
+
+
+def test_models_and_vaes_to_choose_say_where_they_lie_and_what_they_are(tmp_path):
+    workspace = Workspace(tmp_path / "workspace").create()
+    checkpoints = tmp_path / "ComfyUI" / "models" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "damaged.safetensors").write_bytes(b"x")
+    shutil.copytree(KIT / "sd", checkpoints / "dreams")
+    for folder in (workspace.models / "vae", checkpoints.parent / "vae"):
+        shutil.copytree(KIT / "sd" / "vae", folder / "clear")
+    (workspace.models / "broken.safetensors").write_bytes(b"x")
+    tab = tab_of(workspace)
+    before = tab.refresh({}, "", "en")[0]
+    places.add(workspace, tmp_path / "ComfyUI")
+    assert tab.refresh(before, "", "en"), "the form follows what other programs have"
+    listed = tab._listed("en")
+    assert listed["model.path"][-1] == ("dreams · ComfyUI · Stable Diffusion 1.x", str(checkpoints / "dreams"))
+    names = [name for _, name in listed["model.path"]]
+    assert "broken.safetensors" in names and str(checkpoints / "damaged.safetensors") not in names
+    file = checkpoints.parent / "vae" / "clear" / "diffusion_pytorch_model.safetensors"
+    theirs = ("clear/diffusion_pytorch_model.safetensors · ComfyUI", str(file))
+    assert listed["model.vae"] == [("The model's own", ""), ("vae/clear", "vae/clear"), theirs]
+
+
+def test_sides_that_are_left_empty_are_the_models_own(tab, pictures):
+    assert side(tab, pictures)["usual"] == {"dataset.resolution": 128, "preview.width": 128, "preview.height": 128}
+    assert side(tab, pictures, dataset__resolution=256)["usual"] == {"dataset.resolution": 128, "preview.width": 256, "preview.height": 256}
+    assert side(tab, pictures, model__path="nowhere")["usual"] == {}
 
 
 def test_settings_without_effect_are_told_from_the_others(tab, pictures):

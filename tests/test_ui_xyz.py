@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 import threading
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ import gradio as gr
 import pytest
 from PIL import Image, PngImagePlugin
 
-from nosnja_gui import events, gridpage, grids, infotext, launcher
+from nosnja_gui import events, gridpage, grids, infotext, launcher, places
 from nosnja_gui.jobs import GridJob
 from nosnja_gui.models import KIT
 from nosnja_gui.runs import RunFolder
@@ -482,7 +483,7 @@ def test_a_picture_of_ours_fills_the_form_with_what_painted_it(shared, tmp_path)
     assert taken.remarks == ()
     assert taken.values == {
         "prompt": 'nosnja, a "woman": red', "negative_prompt": "blurry, low", "seed": 77, "sampler": "ddim", "steps": 9, "cfg_scale": 4.5,
-        "width": 128, "height": 192, "model.clip_skip": 2, "model.path": "sd15", "run": "costume-001",
+        "width": 128, "height": 192, "model.clip_skip": 2, "model.path": "sd15", "model.vae": "", "run": "costume-001",
         "lora": "costume-001/weights/costume-2.safetensors", "weight": 0.6,
         "x.axis": "epoch", "x.values": "all, none", "y.axis": "weight", "y.values": "0-1[5]", "z.axis": "", "z.values": "",
     }  # fmt: skip
@@ -547,6 +548,29 @@ def test_every_cell_that_was_painted_comes_back_as_the_settings_that_painted_it(
     of_sheet = xyz.settings_of_picture(infotext.read(sheet), {}, shared)
     assert of_sheet.values["x.axis"] == "weight" and of_sheet.values["x.values"] == "0.35, 1"
     assert "training run" in " ".join(of_sheet.remarks), "its first picture has no LoRA"
+
+
+def test_lists_offer_what_other_programs_have_and_follow_it(shared, tmp_path):
+    choices = xyz.Choices(shared)
+    assert choices.found()["model.vae"] == []
+    models_there = tmp_path / "webui" / "models"
+    shutil.copytree(KIT / "sd", models_there / "Stable-diffusion" / "dreams")
+    write_lora(models_there / "Lora" / "ana.safetensors")
+    places.add(shared.workspace, tmp_path / "webui")
+    shutil.copytree(KIT / "sd" / "vae", shared.workspace.models / "vae" / "clear")
+    found = choices.found()
+    assert found["model.path"][-1] == ("dreams · A1111 · Stable Diffusion 1.x", str(models_there / "Stable-diffusion" / "dreams"))
+    assert found["lora"][-1] == ("ana  ·  A1111", str(models_there / "Lora" / "ana.safetensors"))
+    assert found["model.vae"] == [("vae/clear", "vae/clear")]
+    again = choices.found()  # that files were looked into for the first time is news, too
+    assert again == found and choices.found() is again, "nothing is looked for again while nothing has changed"
+
+
+def test_a_cells_settings_say_its_vae(shared):
+    sent = {"prompt": "a dog", "given": {"model": "sd15", "vae": "vae/clear", "prediction_type": "v_prediction"}}
+    values = xyz._settings_of_cell(sent, shared)
+    assert (values["model.vae"], values["model.prediction_type"]) == ("vae/clear", "v_prediction")
+    assert "model.vae" not in xyz._settings_of_cell({"given": {"model": "sd15"}}, shared), "of a grid that was painted before"
 
 
 DROP = """([name, base64]) => {

@@ -145,10 +145,10 @@ def inspect(file: Path) -> Inspection:
     rows, problems = _rows(file, entries, modules, shapes, metadata)
     return Inspection(
         file=file,
-        problems=(*_strange(file, entries, modules, strange), *problems),
+        problems=(*_strange(file, modules, strange), *problems),
         kinds=_by_frequency(row.kind for row in rows),
         layout=keys.layout_of(modules),
-        family=family({row.module: row.shape for row in rows}, metadata),
+        family=_family({row.module: row.shape for row in rows}, {row.part for row in rows}, metadata),
         precisions=_by_frequency(
             PRECISIONS.get(entry["dtype"], str(entry["dtype"]).lower()) for key, entry in entries.items() if not key.endswith(".alpha")
         ),
@@ -167,6 +167,8 @@ def _rows(
     metadata: Mapping[str, str],
 ) -> tuple[list[ModuleRow], list[str]]:
     rows, halves, odd, problems = [], [], [], []
+    # A file has hundreds of modules and a dozen shapes: each is thought about once.
+    understood: dict[tuple[Any, ...], tuple[bool, keys.Shape | None, int | None, str]] = {}
     try:
         stated = keys.stated_alphas(metadata, file)
     except UserError as error:
@@ -175,18 +177,22 @@ def _rows(
     beside = _numbers(file, {stem: entries[roles["alpha"]] for stem, roles in modules.items() if "alpha" in roles})
     for stem, roles in modules.items():
         pieces = {role: shapes[key] for role, key in roles.items()}
-        if keys.lacking(pieces):
+        alike = tuple(pieces.items())
+        if alike not in understood:
+            half = bool(keys.lacking(pieces))
+            understood[alike] = half, None if half else keys.weight_shape(pieces), keys.rank(pieces), keys.kind(pieces)
+        half, shape, rank, kind = understood[alike]
+        if half:
             halves.append(stem)
             continue
-        shape, rank = keys.weight_shape(pieces), keys.rank(pieces)
         if shape is None:
             odd.append(stem)
             continue
-        alpha = None
+        part, alpha = keys.part_of(stem), None
         if rank is not None:
-            alpha = beside.get(stem, stated.alpha(keys.part_of(stem), keys.spelled(stem), rank))
+            alpha = beside[stem] if stem in beside else stated.alpha(part, keys.spelled(stem), rank)
             alpha = float(rank) if alpha is None else alpha
-        rows.append(ModuleRow(keys.part_of(stem), stem, keys.kind(pieces), rank, alpha, shape))
+        rows.append(ModuleRow(part, stem, kind, rank, alpha, shape))
     if halves and not keys.other_kind(entries):
         lacking = " and ".join(keys.lacking(modules[halves[0]]))
         problems.append(
@@ -198,8 +204,8 @@ def _rows(
     return rows, problems
 
 
-def _strange(file: Path, entries: Mapping[str, Any], modules: Mapping[str, Any], strange: list[str]) -> Iterator[str]:
-    if title := keys.other_kind(entries):
+def _strange(file: Path, modules: Mapping[str, Any], strange: list[str]) -> Iterator[str]:
+    if title := keys.other_kind(strange):
         yield f"{file} is, or holds, {title}, which cannot be applied: choose a LoRA file."
     elif not modules:
         yield f"{file} holds no LoRA weights: choose a LoRA file."
@@ -235,8 +241,11 @@ def family(shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -
     Names and widths: SD 1.x, 2.x and SDXL as in diffusers' convert_from_ckpt and sd-scripts library/sdxl_model_util.py; Flux and SD 3 as in
     sd-scripts networks/lora_flux.py and lora_sd3.py, and diffusers' transformers.
     """
+    return _family(shapes, {keys.part_of(stem) for stem in shapes}, metadata)
+
+
+def _family(shapes: Mapping[str, tuple[int, ...]], parts: set[str], metadata: Mapping[str, str]) -> str:
     modules = {stem.replace(".", "_"): shape for stem, shape in shapes.items()}
-    parts = {keys.part_of(stem) for stem in shapes}
 
     def widths(pattern: str) -> set[int]:
         """Inputs of the linear layers whose names have it."""

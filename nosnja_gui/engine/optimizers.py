@@ -28,7 +28,7 @@ def make(settings: OptimizerSettings, trainables: Sequence[Trainable]) -> torch.
         from prodigyopt import Prodigy
 
         # As its authors have it for diffusion models (Mishchenko and Defazio 2024, appendix B): without the warmup fooling its estimate.
-        return Prodigy(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, use_bias_correction=True, safeguard_warmup=True)
+        return Prodigy(groups, settings.learning_rate, weight_decay=settings.weight_decay, use_bias_correction=True, safeguard_warmup=True)
     return torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
 
 

@@ -25,7 +25,7 @@ from nosnja_gui.settings import UserError, merge_dotted
 
 Verdict = Literal["taken", "approximated", "no counterpart", "ignored"]
 VERDICTS: tuple[Verdict, ...] = ("taken", "approximated", "no counterpart", "ignored")
-PERSONAL = (*presets.PERSONAL, "model.vae")
+PERSONAL = presets.PERSONAL
 """Paths of another machine and the like are only offered, never part of a preset."""
 LARGEST_BYTES = 500_000
 """Of a file. OneTrainer's with all that it can hold are about 60 KB."""

@@ -40,7 +40,7 @@ from nosnja_gui.foreign import (
     whole,
     words,
 )
-from nosnja_gui.jobs import OptimizerSettings, ScheduleSettings
+from nosnja_gui.jobs import ScheduleSettings
 
 MARKS = frozenset(
     words(

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,12 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from nosnja_gui import library, models, work_queue
-from nosnja_gui.captioners import CAPTIONERS
-from nosnja_gui.families import FAMILIES
+from nosnja_gui import launcher, models, work_queue
 from nosnja_gui.library import Library, Lora, NameTaken, RunSummary, Trashed
 from nosnja_gui.logs import Logs
 from nosnja_gui.settings import UserError
 from nosnja_gui.ui.panel import Panel, Window
+from nosnja_gui.ui.tools import Tool, Tools, about_lora, model_row, models_mark, place_rows
 from nosnja_gui.ui.widget import widget
 from nosnja_gui.workspace import Workspace
 
@@ -112,18 +111,23 @@ class Shelf:
     def __init__(self, window: Window) -> None:
         self.window, self.workspace = window, window.workspace
         self.library = Library(window.workspace, Logs().status)
+        self.tools = Tools(window, self.library)
         self._feed = Feed(row_of)
         self._lock = threading.Lock()
-        self._looked_at, self._all_read = 0.0, False
+        self._looked_at, self._all_read, self._tools_ended = 0.0, False, 0
 
     def asked_by_page(self) -> list[Callable[..., Any]]:
         names = ("look", "run_details", "lora_details", "compare", "base_models", "remember", "go_on", "rename", "delete", "export")
-        return [_named(name, getattr(self, name)) for name in (*names, "download", "restore", "empty_trash")]
+        more = ("download", "restore", "empty_trash", "use_tool", "cancel_tool", "forget_tool", "fetch_model", "end_fetch")
+        return [_named(name, getattr(self, name)) for name in (*names, *more, "add_place", "remove_place")]
 
     @answers
     def look(self, asked: dict[str, Any]) -> dict[str, Any] | None:
         """{version} -> rows that changed since; None where nothing did."""
         with self._lock:
+            # What a tool wrote is there in the same answer as the news that it is done.
+            if (ended := self.tools.ended()) != self._tools_ended:
+                self._tools_ended, self._looked_at = ended, 0.0
             if not self._all_read or time.monotonic() - self._looked_at > LOOK_EVERY_SECONDS or asked.get("now"):
                 self._all_read = self.library.look()
                 self._feed.update(self._things())
@@ -140,7 +144,7 @@ class Shelf:
         runs = {f"runs:{run.identifier}": run for run in self.library.runs()}
         loras = {f"loras:{lora.identifier}": lora for lora in self.library.loras()}
         trash = {f"trash:{item.identifier}": item for item in self.library.trash.content()}
-        return runs | loras | trash
+        return runs | loras | trash | {f"tools:{tool.identifier}": tool for tool in self.tools.shown()}
 
     def _changed(self) -> None:
         self._looked_at = 0.0
@@ -160,8 +164,7 @@ class Shelf:
 
     @answers
     def lora_details(self, asked: dict[str, Any]) -> dict[str, Any]:
-        lora = self.library.lora(_text(asked, "id"))
-        return {"path": str(lora.path), "metadata": {} if lora.problem else library.metadata(lora.path)}
+        return about_lora(self.library.lora(_text(asked, "id")))
 
     @answers
     def compare(self, asked: dict[str, Any]) -> dict[str, Any]:
@@ -172,7 +175,13 @@ class Shelf:
 
     @answers
     def base_models(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """{mark} -> all of them; nothing where that mark says that the page has them already."""
+        mark = models_mark(self.workspace)
+        if asked.get("mark") == mark:
+            return {}
         return {
+            "mark": mark,
+            "places": place_rows(self.workspace),
             "models": [model_row(entry) for entry in models.list_models(self.workspace)],
             "captioners": [model_row(entry) for entry in models.captioner_models(self.workspace)],
         }
@@ -236,6 +245,49 @@ class Shelf:
         self._changed()
         return {"bytes": freed}
 
+    @answers
+    def use_tool(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Start one: {tool, ids or model, values}."""
+        identifier = self.tools.use(asked)
+        self._changed()
+        return {"id": identifier}
+
+    @answers
+    def cancel_tool(self, asked: dict[str, Any]) -> dict[str, Any]:
+        self.tools.toolbox.task(_text(asked, "id")).cancel()
+        self._changed()
+        return {}
+
+    @answers
+    def forget_tool(self, asked: dict[str, Any]) -> dict[str, Any]:
+        self.tools.toolbox.forget(_text(asked, "id"))
+        self._changed()
+        return {}
+
+    @answers
+    def fetch_model(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Download a base model: {values: repo, file, variant, revision, name, token}."""
+        run = self.tools.fetch(asked)
+        self._changed()
+        return {"run": run}
+
+    @answers
+    def end_fetch(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Ask a download to end; it goes on later where it was."""
+        launcher.stop(self.library.run(_text(asked, "id")))
+        self._changed()
+        return {}
+
+    @answers
+    def add_place(self, asked: dict[str, Any]) -> dict[str, Any]:
+        self.tools.add_place(_text(asked, "folder"), _text(asked, "kind"))
+        return {}
+
+    @answers
+    def remove_place(self, asked: dict[str, Any]) -> dict[str, Any]:
+        self.tools.remove_place(_text(asked, "folder"))
+        return {}
+
     def open(self, asked: Any) -> list[Any]:
         """Another tab with something of this one: {"to": "monitor" | "grid" | "train" | "xyz" | "start", "id" or "lora": ...}."""
         asked = asked if isinstance(asked, dict) else {}
@@ -287,17 +339,11 @@ def _text(asked: dict[str, Any], name: str) -> str:
 LEFT_OUT = ("status", "path", "known", "identifier")
 
 
-def row_of(thing: RunSummary | Lora | Trashed) -> dict[str, Any]:
+def row_of(thing: RunSummary | Lora | Trashed | Tool) -> dict[str, Any]:
     """What the list shows of it; `id` is its identifier."""
     row = {name: value for name, value in vars(thing).items() if name not in LEFT_OUT}
     told = vars(thing.status) | {"known": thing.known} if isinstance(thing, RunSummary) else {}
     return {**row, **told, "id": thing.identifier}
-
-
-def model_row(entry: models.ModelEntry) -> dict[str, Any]:
-    known: Mapping[str, Any] = {**FAMILIES, **CAPTIONERS}
-    family = known[entry.family].title if entry.family in known else entry.family
-    return {**asdict(entry), "path": str(entry.path), "family": family}
 
 
 def offered(lora: Lora, workspace: Workspace) -> Path:

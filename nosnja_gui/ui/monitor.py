@@ -25,7 +25,7 @@ from nosnja_gui import launcher, work_queue
 from nosnja_gui.hardware import Meter
 from nosnja_gui.jobs import CaptionJob, Job, TrainJob
 from nosnja_gui.logs import Logs, RunLog
-from nosnja_gui.runs import RunFolder, console_tail, identifier, runs_in
+from nosnja_gui.runs import JOBS, RunFolder, console_tail, identifier, runs_in
 from nosnja_gui.settings import UserError
 from nosnja_gui.ui.panel import TABS, Panel, Window
 from nosnja_gui.ui.widget import widget
@@ -470,7 +470,7 @@ def _kind(file: Path, modified: int) -> str:
     """The kind of job, without reading all of a settings file that may be long."""
     with contextlib.suppress(OSError):
         found = re.search(r"^job: *['\"]?(\w+)", file.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
-        if found and found[1] in ("train", "caption", "grid", "demo"):
+        if found and found[1] in JOBS:
             return found[1]
     return "damaged"
 

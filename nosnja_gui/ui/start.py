@@ -19,7 +19,7 @@ from nosnja_gui import events, hardware, launcher, work_queue
 from nosnja_gui.dataset import images
 from nosnja_gui.jobs import DemoJob, TrainJob
 from nosnja_gui.logs import Logs
-from nosnja_gui.models import captioner_models, list_models
+from nosnja_gui.models import captioner_models, list_models, mark
 from nosnja_gui.runs import RunFolder, Status, identifier, runs_in
 from nosnja_gui.settings import UserError
 from nosnja_gui.ui.panel import TABS, Panel, Window
@@ -436,7 +436,7 @@ class Machine:
 
     def models(self) -> tuple[int, int]:
         """How many usable base models and captioners there are besides the demo kit's. Looked for when the folder changes."""
-        now = state_of(self.workspace.models)
+        now = mark(self.workspace)
         if self._models[0] != now:
             found = (
                 sum(not model.from_kit and not model.problem for model in list_models(self.workspace)),
@@ -461,7 +461,9 @@ def checks(language: str, machine: Machine) -> list[dict[str, Any]]:
     if models:
         model = {"state": "good", "text": say(language, "Base models found: {count}", count=models)}
     else:
-        text = say(language, "No base model yet: put a Stable Diffusion (a diffusers folder) into {folder}", folder=folder)
+        text = say(
+            language, "No base model yet: put a Stable Diffusion (a .safetensors file or a diffusers folder) into {folder}", folder=folder
+        )
         model = {"state": "little", "text": text}
     if captioners:
         captioner = {"state": "good", "text": say(language, "Captioners found: {count}", count=captioners)}

@@ -19,7 +19,7 @@ from nosnja_gui.dataset import trigger as triggers
 from nosnja_gui.estimate import Advice, Estimate, estimate
 from nosnja_gui.jobs import TrainJob
 from nosnja_gui.methods import METHODS
-from nosnja_gui.models import list_models
+from nosnja_gui.models import find_model, list_models, list_vaes, mark, native_size
 from nosnja_gui.plan import TrainPlan, plan_training
 from nosnja_gui.runs import RunFolder, identifier
 from nosnja_gui.settings import UserError, dotted
@@ -27,13 +27,14 @@ from nosnja_gui.ui.form import Form, Setting, groups_of, shown_value
 from nosnja_gui.ui.panel import Panel, Window
 from nosnja_gui.ui.texts import language_of, say, t, translated
 from nosnja_gui.ui.widget import widget
+from nosnja_gui.workspace import Workspace
 
 MEMORY = "form:train"
 SAME_START_SECONDS = 5.0
 """A second click within this time on an unchanged form is a double click, not a second training."""
 WRITE_EVERY_SECONDS = 0.5
 SETTLING_SECONDS = 2.0
-PERSONAL = ("name", "trigger", "model.path", "preview.prompts")
+PERSONAL = ("name", "trigger", "model.path", "model.vae", "preview.prompts")
 """Fields that no preset touches."""
 LONGEST_ABOUT = 300
 FOLLOWED = "form:train-follows"
@@ -54,7 +55,7 @@ class Train:
 
     def __init__(self, window: Window) -> None:
         self.window, self.workspace = window, window.workspace
-        self.form = Form(TrainJob, values=_first_values(), overrides={"model.path": self._model_field})
+        self.form = Form(TrainJob, values=_first_values(), overrides={"model.path": self._list_field, "model.vae": self._list_field})
         self.starter = Starter(window)
         self.keeper = Keeper(window)
 
@@ -108,8 +109,8 @@ class Train:
             gr.HTML(heading, elem_classes="nosnja-train-heading")
             self.form.add(*names, classes=f"nosnja-train-{kind}")
 
-    def _model_field(self, setting: Setting, common: dict[str, Any]) -> gr.Dropdown:
-        return gr.Dropdown(self._model_choices(), allow_custom_value=True, **common)
+    def _list_field(self, setting: Setting, common: dict[str, Any]) -> gr.Dropdown:
+        return gr.Dropdown(self._listed()[setting.name], allow_custom_value=True, **common)
 
     # -------------------------------------------------------------------------------------------- events
 
@@ -293,8 +294,9 @@ class Train:
         after = {**raw, **changes}
         fields = self.form.show(after if fresh else changes)
         if now["models"] != taken.get("models"):
-            place = list(self.form.components).index("model.path")
-            fields[place] = gr.update(choices=self._model_choices(), value=after["model.path"])
+            names = list(self.form.components)
+            for name, choices in self._listed(language).items():
+                fields[names.index(name)] = gr.update(choices=choices, value=after[name])
         if "word" in now:
             self.window.memory.put(FOLLOWED, {"word": now["word"], "name": now["name"]})
         return [{**taken, **now}, *fields, picker, *self.look(dataset, preset, after, language)]
@@ -306,7 +308,7 @@ class Train:
         preset = preset if self.find_preset(preset) else presets.DEFAULT
         raw = {**self.form.defaults(), **self.base(preset)}
         raw.update(kept["values"] if isinstance(kept.get("values"), dict) else {})
-        choices = self._model_choices()
+        choices = self._listed()["model.path"]
         if not raw.get("model.path") and choices:
             raw["model.path"] = choices[0][1]
         return preset, {name: shown_value(self.form.settings[name], raw[name]) for name in self.form.components}
@@ -322,7 +324,7 @@ class Train:
 
     def _now(self, dataset: str) -> dict[str, Any]:
         """What the form follows: the trigger word and the name that a dataset brings along, where one is open, and the models."""
-        news: dict[str, Any] = {"models": self._models_mark(), "load": str(self.window.memory.get(LOAD) or "")}
+        news: dict[str, Any] = {"models": hash(mark(self.workspace)), "load": str(self.window.memory.get(LOAD) or "")}
         if not dataset:
             return news
         word = str(self._trigger_of(dataset).get("word", ""))
@@ -382,14 +384,14 @@ class Train:
         about = preset.about if preset.own else translated(language, preset.about)
         return {"title": preset.title, "about": about or say(language, "Your own preset."), "own": preset.own}
 
-    def _model_choices(self) -> list[tuple[str, str]]:
-        return [(model.title, model.name) for model in list_models(self.workspace)]
-
-    def _models_mark(self) -> int:
-        try:
-            return self.workspace.models.stat().st_mtime_ns
-        except OSError:
-            return 0
+    def _listed(self, language: str = "en") -> dict[str, list[tuple[str, str]]]:
+        """What the lists of files offer. Of what cannot be used only the workspace's own, whose owner wants to know why."""
+        bases = [model for model in list_models(self.workspace) if not (model.problem and model.place)]
+        vaes = [(vae.title, vae.name) for vae in list_vaes(self.workspace)]
+        return {
+            "model.path": [(model.label, model.name) for model in bases],
+            "model.vae": [(say(language, "The model's own"), ""), *vaes],
+        }
 
     def _value(self, name: str, value: Any, language: str) -> str:
         """A setting's value as its field would show it."""
@@ -429,7 +431,9 @@ def told(handler: Callable[..., Any]) -> Callable[..., Any]:
     return handle
 
 
-def see(form: Form, values: Mapping[str, Any], dataset: str, base: Mapping[str, Any], workspace: Any, language: str) -> dict[str, Any]:
+def see(
+    form: Form, values: Mapping[str, Any], dataset: str, base: Mapping[str, Any], workspace: Workspace, language: str
+) -> dict[str, Any]:
     """What the previews draw: problems, counts, the learning rate's curve, memory and time.
 
     A refused value is replaced by the preset's for the drawing, and the drawing is said to be stale.
@@ -468,8 +472,18 @@ def see(form: Form, values: Mapping[str, Any], dataset: str, base: Mapping[str, 
             "seconds": guess.seconds, "basis": basis(guess, language),
             "advice": [{"text": advised(one, language), "changes": one.changes, "saves": one.saves_bytes} for one in guess.advice],
         },
+        "usual": usual_sides(job, plan, workspace),
         "suggest": bool(dataset or values.get("trigger")) and not values.get("preview.prompts"),
     }  # fmt: skip
+
+
+def usual_sides(job: TrainJob, plan: TrainPlan, workspace: Workspace) -> dict[str, int]:
+    """What sides in pixels come to that are left empty: the model's own, and of previews that of the training."""
+    try:
+        own = native_size(find_model(job.model.path, workspace.models))
+    except UserError:  # it is among the plan's problems
+        return {}
+    return {"dataset.resolution": own, "preview.width": plan.resolution, "preview.height": plan.resolution}
 
 
 def basis(guess: Estimate, language: str) -> str:

@@ -280,13 +280,13 @@ class Choices:
 
     def found(self) -> dict[str, list[tuple[str, str]]]:
         runs = grids.trained_runs(self.workspace)
-        folders = [self.workspace.models, *(entry for entry in self.workspace.models.glob("*") if entry.is_dir())]
-        seen = [(run.path, _changed(run.weights)) for run in runs], [(folder, _changed(folder)) for folder in folders]
+        seen = [(run.path, _changed(run.weights)) for run in runs], models.mark(self.workspace)
         if seen != self._seen:
             self._found = {
                 "run": [(name, name) for name in (identifier(run, self.workspace) for run in runs)],
                 "lora": [(lora.title, lora.name) for lora in grids.list_loras(self.workspace)],
-                "model.path": [(entry.title, entry.name) for entry in models.list_models(self.workspace) if not entry.problem],
+                "model.path": [(entry.label, entry.name) for entry in models.list_models(self.workspace) if not entry.problem],
+                "model.vae": [(vae.title, vae.name) for vae in models.list_vaes(self.workspace)],
             }
             self._seen = seen
         return self._found
@@ -297,6 +297,7 @@ class Choices:
             "run": say(language, "None"),
             "lora": say(language, "The run's last one, or none"),
             "model.path": say(language, "The run's own"),
+            "model.vae": say(language, "The model's own"),
         }
         return {name: gr.update(choices=[(empty[name], ""), *choices]) for name, choices in self.found().items()}
 
@@ -324,7 +325,8 @@ def values_for_run(window: Window, run: str, prompt: str) -> dict[str, Any]:
         prompts = [preview for preview in job.preview.prompts if job.trigger in preview]
         prompt = prompts[0].replace(job.trigger, TRIGGER_MARK) if prompts else f"{TRIGGER_MARK}, a photo"
     size = {"width": job.preview.width, "height": job.preview.height}
-    return {"run": run, "lora": "", "model.path": "", "trigger": "", "prompt": prompt, **size, **FIRST_AXES[True]}
+    own = {"model.path": "", "model.vae": "", "model.prediction_type": "auto"}
+    return {"run": run, "lora": "", **own, "trigger": "", "prompt": prompt, **size, **FIRST_AXES[True]}
 
 
 def brought_along(window: Window, left: Mapping[str, Any]) -> dict[str, Any]:
@@ -518,7 +520,7 @@ def _form() -> tuple[Fields, dict[str, gr.HTML], gr.HTML, dict[str, gr.Button], 
         # What was chosen last time may be gone by now; that is said under the form, not in the browser's console.
         return gr.Dropdown([(t("None"), "")], allow_custom_value=True, filterable=True, **given)
 
-    settings = Form(GridJob, prefix="grid", overrides=dict.fromkeys(("run", "lora", "model.path"), choice))
+    settings = Form(GridJob, prefix="grid", overrides=dict.fromkeys(("run", "lora", "model.path", "model.vae"), choice))
     settings.add("run", classes="one")
     about_run = widget("xyz_line", {"text": ""}, elem_id="grid-about-run")
     settings.add("prompt", classes="one")
@@ -545,7 +547,8 @@ def _form() -> tuple[Fields, dict[str, gr.HTML], gr.HTML, dict[str, gr.Button], 
             swap[one, other] = gr.Button(text, elem_id=f"grid-swap-{one}{other}", size="sm", min_width=60)
     settings.add("images_per_cell", "seed", classes="one")
     with gr.Accordion(t("Model and LoRA"), open=False, elem_id="grid-group-model"):
-        settings.add("model.path", "lora", "weight", "trigger", "class_noun", "model.clip_skip", classes="one")
+        of_model = ("model.path", "model.vae", "model.prediction_type", "model.clip_skip")
+        settings.add(*of_model, "lora", "weight", "trigger", "class_noun", classes="one")
     with gr.Accordion(t("Sampler, size and more"), open=False, elem_id="grid-group-more"):
         more = ("negative_prompt", "sampler", "steps", "cfg_scale", "width", "height", "batch_size", "name", "model.precision")
         settings.add(*more, classes="one")
@@ -584,6 +587,7 @@ def _settings_of_cell(sent: Mapping[str, Any], window: Window) -> dict[str, Any]
         values["weight"] = given["weight"]
     if given.get("model"):
         values["model.path"] = str(given["model"])
+    values |= {f"model.{name}": str(given[name]) for name in ("vae", "prediction_type") if isinstance(given.get(name), str)}
     return values
 
 
@@ -610,7 +614,8 @@ def settings_of_picture(found: infotext.Infotext, raw: Mapping[str, Any], window
     entries = sorted(models.list_models(workspace), key=lambda entry: bool(entry.problem))
     bases = [infotext.Known(entry.name, entry.path) for entry in entries]
     loras = [infotext.Known(lora.name, lora.path, _run_of(lora.path, workspace)) for lora in grids.list_loras(workspace)]
-    taken = infotext.as_grid_values(found, bases, loras)
+    vaes = [infotext.Known(vae.name, vae.path) for vae in models.list_vaes(workspace)]
+    taken = infotext.as_grid_values(found, bases, loras, vaes)
     values, remarks = dict(taken.values), list(taken.remarks)
     axes = {name: value for name, value in values.items() if name.partition(".")[0] in PLACES}
     plain = {name: value for name, value in values.items() if name not in axes}

@@ -53,6 +53,13 @@
   nosnja.bytes = (count) =>
     count >= 2 ** 30 ? `${(count / 2 ** 30).toFixed(1)} GB` : count >= 2 ** 20 ? `${(count / 2 ** 20).toFixed(0)} MB` : `${Math.ceil(count / 1024)} KB`;
 
+  /** How much of a job is done, of all that there is: steps, pictures; bytes of a download. */
+  nosnja.amount = (kind, done, total = 0) => {
+    if (kind !== "download") return total ? `${done} / ${total}` : String(done);
+    const [one, all] = [nosnja.bytes(done), nosnja.bytes(total)].map((text) => text.split(" "));
+    return !total ? one.join(" ") : `${one[0]}${one[1] === all[1] ? "" : ` ${one[1]}`} / ${all.join(" ")}`;
+  };
+
   /** Shows `message` at the field of that dotted setting (elem_id "field-optimizer-learning_rate"); no message takes it away. */
   nosnja.mark = (setting, message, prefix = "field") => {
     const field = document.getElementById(`${prefix}-${setting.replaceAll(".", "-")}`);

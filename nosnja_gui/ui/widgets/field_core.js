@@ -50,7 +50,8 @@
     const values = slider ? positions(slider) : [];
     const name = `nosnja-number-${++made}`;
     const label = T(title);
-    let last = start; // what the switch turns on again
+    let last = null; // what the switch turns on again
+    const usual = () => Number(root.dataset.usual) || start;
 
     const box = h("input", {
       type: "text", id: name, class: "nosnja-number-box", inputmode: whole ? "numeric" : "decimal", autocomplete: "off", spellcheck: "false",
@@ -68,13 +69,17 @@
 
     const draw = () => {
       const value = props.value;
+      if (nothing) {
+        box.placeholder = root.dataset.usual || T(nothing);
+        box.title = root.dataset.usual ? `${T(nothing)} (${root.dataset.usual})` : "";
+      }
       const empty = value === "" || value === null || value === undefined;
       if (!(document.activeElement === box && meant(box.value) === (empty ? "" : value))) box.value = written(value);
       root.classList.toggle("off", Boolean(optional && empty));
       if (toggle) toggle.setAttribute("aria-checked", String(!empty));
       if (!empty && typeof value === "number") last = value;
       if (range) {
-        const shown = typeof value === "number" ? value : typeof last === "number" ? last : values[0];
+        const shown = typeof value === "number" ? value : typeof last === "number" ? last : usual() ?? values[0];
         range.value = nearest(values, shown, slider.logarithmic);
         range.setAttribute("aria-valuetext", empty ? T(nothing || "") : written(value));
         range.style.setProperty("--filled", `${(100 * range.value) / Math.max(1, values.length - 1)}%`);
@@ -89,8 +94,17 @@
     box.addEventListener("input", () => set(meant(box.value)));
     box.addEventListener("blur", draw);
     range?.addEventListener("input", () => set(values[Number(range.value)]));
-    toggle?.addEventListener("click", () => set(root.classList.contains("off") ? last ?? values[0] ?? 1 : ""));
+    toggle?.addEventListener("click", () => set(root.classList.contains("off") ? last ?? usual() ?? values[0] ?? 1 : ""));
     watch("value", draw);
+    root.addEventListener("nosnja-usual", draw);
     draw();
+  };
+
+  /** Tells the field of that dotted setting what it comes to when it is left empty. */
+  nosnja.usual = (setting, value, prefix = "field") => {
+    const field = document.querySelector(`#${prefix}-${setting.replaceAll(".", "-")} .nosnja-field-number`);
+    if (!field || field.dataset.usual === String(value)) return;
+    field.dataset.usual = value;
+    field.dispatchEvent(new Event("nosnja-usual"));
   };
 })();

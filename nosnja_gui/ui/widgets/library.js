@@ -4,12 +4,13 @@ const h = nosnja.h;
 const root = element.querySelector(".nosnja-library");
 
 const LOOK_EVERY = 2000;
-const KINDS = {train: T("Training"), caption: T("Captions"), grid: T("XYZ plot"), demo: T("Demo"), damaged: T("Damaged")};
+const LOOK_EVERY_AT_WORK = 1000;
+const KINDS = {train: T("Training"), caption: T("Captions"), grid: T("XYZ plot"), demo: T("Demo"), download: T("Download"), damaged: T("Damaged")};
 const {STATES} = nosnja;
 const CAN_GO_ON = ["new", "stopped", "failed", "crashed"];
 const LIVES = ["running", "queued"];
 
-const state = {version: "", section: "runs", id: {runs: "", loras: ""}, checked: [], search: "", onlyLast: true, places: {models: "", folders: false}, folder: "", ready: false};
+const state = {version: "", section: "runs", id: {runs: "", loras: ""}, checked: [], together: [], search: "", onlyLast: true, places: {models: "", folders: false}, folder: "", ready: false};
 
 // Small things
 
@@ -25,7 +26,7 @@ function time(at) {
 }
 const numbers = (list) => list.map((value) => nosnja.number(value)).join(", ");
 const stateBadge = (row) => (!row.known ? "…" : row.kind === "damaged" ? h("span", {class: "nosnja-state failed"}, KINDS.damaged) : h("span", {class: `nosnja-state ${row.state}`}, STATES[row.state] || row.state));
-const progress = (row) => (!row.known || !(row.total || row.step) ? "" : row.step >= row.total ? String(row.step) : `${row.step} / ${row.total}`);
+const progress = (row) => (!row.known || !(row.total || row.step) ? "" : row.step >= row.total ? nosnja.amount(row.kind, row.step) : nosnja.amount(row.kind, row.step, row.total));
 const saved = (lora) => (lora.epoch !== null ? T("epoch {epoch}", {epoch: lora.epoch}) : lora.step !== null ? T("step {step}", {step: lora.step}) : "");
 
 async function ask(name, asked) {
@@ -76,9 +77,9 @@ function say(text, undo, problem) {
 
 const runs = nosnja.libraryTable([
   {name: "name", title: T("Run"), value: (row) => row.id, cell: (row) => row.id, low: true},
-  {name: "kind", title: T("Kind"), value: (row) => KINDS[row.kind] || "", cell: (row) => (row.kind === "damaged" ? "" : KINDS[row.kind] || ""), width: "4.7rem", low: true},
+  {name: "kind", title: T("Kind"), value: (row) => KINDS[row.kind] || "", cell: (row) => (row.kind === "damaged" ? "" : KINDS[row.kind] || ""), width: "5.2rem", low: true},
   {name: "state", title: T("State"), value: (row) => STATES[row.state], cell: stateBadge, width: "6.4rem", low: true},
-  {name: "steps", title: T("Steps"), value: (row) => row.step, cell: progress, width: "5.4rem", right: true},
+  {name: "steps", title: T("Steps"), value: (row) => row.step, cell: progress, width: "6.2rem", right: true},
   {name: "loss", title: T("Last loss"), value: (row) => row.loss, cell: (row) => (row.loss === null ? "" : row.loss.toFixed(4)), width: "5.2rem", right: true},
   {name: "rate", title: T("Learning rate"), value: (row) => row.learning_rate, cell: (row) => (row.learning_rate === null ? "" : nosnja.number(row.learning_rate)), width: "4.6rem", right: true},
   {name: "rank", title: T("Rank"), value: (row) => row.rank, cell: (row) => row.rank ?? "", width: "3.2rem", right: true},
@@ -88,7 +89,7 @@ const runs = nosnja.libraryTable([
   {name: "size", title: T("Size"), value: (row) => row.bytes, cell: (row) => (row.bytes === null ? "" : nosnja.bytes(row.bytes)), width: "4.3rem", right: true},
 ], {
   label: T("Runs"), sort: {name: "made", up: false}, check: (row) => row.kind === "train",
-  onpick: (id) => { state.id.runs = id; drawDetails(); },
+  onpick: (id) => { state.id.runs = id; drawDetails(); side.scrollTop = 0; },
   oncheck: (ids) => { state.checked = ids; drawDetails(); },
   onsort: (sort) => ask("remember", {sort}),
 });
@@ -103,7 +104,11 @@ const loras = nosnja.libraryTable([
   {name: "trigger", title: T("Trigger word"), value: (row) => row.trigger, cell: (row) => row.trigger, width: "8rem", low: true},
   {name: "made", title: T("Saved"), value: (row) => row.modified_at, cell: (row) => time(row.modified_at), width: "8.2rem"},
   {name: "size", title: T("Size"), value: (row) => row.bytes, cell: (row) => nosnja.bytes(row.bytes), width: "4.3rem", right: true},
-], {label: T("LoRAs"), sort: {name: "made", up: false}, onpick: (id) => { state.id.loras = id; drawDetails(); }});
+], {
+  label: T("LoRAs"), sort: {name: "made", up: false}, check: (row) => !row.problem,
+  onpick: (id) => { state.id.loras = id; drawDetails(); side.scrollTop = 0; },
+  oncheck: (ids) => { state.together = ids; drawDetails(); },
+});
 
 const trash = nosnja.libraryTable([
   {name: "name", title: T("Name"), value: (row) => row.name, cell: (row) => row.name, low: true},
@@ -117,11 +122,43 @@ trash.element.addEventListener("click", (event) => {
   if (id) restore(id);
 });
 
+// The tools
+
+const tasks = nosnja.libraryTasks({
+  cancel: async (id) => { const answer = await ask("cancel_tool", {id}); if (answer.problem) say(answer.problem, null, true); look(true); },
+  forget: async (id) => { await ask("forget_tool", {id}); look(true); },
+  show: (made) => {
+    if (!loras.get(made)) {
+      choose("models");
+      return models.highlight(made);
+    }
+    state.id.loras = made;
+    choose("loras");
+    loras.pick(made);
+  },
+  ended: (row) => {
+    if (!row.made) return;
+    loras.mark(row.made);
+    models.highlight(row.made);
+  },
+});
+
+/** The form of a tool; `asked` names what it works on, `subject` is that as its row has it. */
+function toolForm(tool, asked, subject, choices) {
+  const described = {title: nosnja.libraryTools[tool].title(), ...nosnja.libraryTools[tool].form(subject, choices)};
+  return nosnja.libraryForm({...described, act: async (values) => {
+    const answer = await ask("use_tool", {tool, ...asked, values: described.sure ? {...values, sure: true} : values});
+    if (!answer.problem) look(true);
+    return answer;
+  }});
+}
+
 // The frame
 
 const sections = {
   runs: {title: T("Runs"), table: runs}, loras: {title: T("LoRAs"), table: loras}, models: {title: T("Base models")}, trash: {title: T("Trash"), table: trash},
 };
+const tables = {runs, loras, trash, tools: tasks};
 const tabs = Object.fromEntries(Object.entries(sections).map(([name, {title}]) => [name,
   h("button", {type: "button", role: "tab", id: `library-${name}`, class: "nosnja-library-tab", onclick: () => choose(name)}, h("span", {}, title), h("b", {}))]));
 const search = h("input", {type: "search", id: "library-search", placeholder: T("Search"), "aria-label": T("Search"), oninput: () => { state.search = search.value.trim().toLowerCase(); filter(); }});
@@ -135,7 +172,7 @@ root.append(
     h("div", {class: "nosnja-library-tabs", role: "tablist"}, tabs.runs, tabs.loras, tabs.models), search, lastLabel, emptyTrash,
     h("div", {class: "nosnja-library-tabs", role: "tablist"}, tabs.trash)),
   h("div", {class: "nosnja-library-body"}, main, side),
-  said);
+  h("div", {class: "nosnja-library-foot"}, said, tasks.element));
 
 const begin = () => h("p", {}, button(T("Begin on the Start tab"), () => trigger("go", {to: "start"}), "primary"));
 const EMPTY = {
@@ -162,7 +199,10 @@ function drawSection() {
   lastLabel.hidden = name !== "loras";
   emptyTrash.hidden = name !== "trash";
   side.hidden = name === "models" || name === "trash";
-  if (name === "models") return drawModels();
+  if (name === "models") {
+    main.replaceChildren(models.element);
+    return models.look();
+  }
   showList();
   filter();
   if (name === "trash") drawEmptyTrash();
@@ -210,12 +250,19 @@ async function look(now) {
 
 function take(answer) {
   if (answer.fresh) {
-    for (const {table} of Object.values(sections)) table?.clear();
+    for (const table of Object.values(tables)) table.clear();
     restoreView(answer);
+    models.drawHead();
   }
   state.version = answer.version;
-  for (const key of answer.gone) sections[key.slice(0, key.indexOf(":"))].table.remove(key.slice(key.indexOf(":") + 1));
-  for (const [key, row] of Object.entries(answer.rows)) sections[key.slice(0, key.indexOf(":"))].table.put(key.slice(key.indexOf(":") + 1), row);
+  const at = (key) => [tables[key.slice(0, key.indexOf(":"))], key.slice(key.indexOf(":") + 1)];
+  for (const [table, id] of answer.gone.map(at)) table.remove(id);
+  // Files before the tools that wrote them.
+  const news = Object.entries(answer.rows).sort(([a], [b]) => a.startsWith("tools:") - b.startsWith("tools:"));
+  for (const [key, row] of news) {
+    const [table, id] = at(key);
+    table.put(id, row);
+  }
   const first = !state.ready;
   state.ready = state.ready || answer.all_read || runs.size() > 0;
   for (const [name, {table}] of Object.entries(sections)) {
@@ -242,8 +289,11 @@ function restoreView(answer) {
 async function poll() {
   if (!root.isConnected) return;
   let answer = null;
-  if (root.offsetParent !== null && !document.hidden) answer = await look();
-  setTimeout(poll, answer && answer.all_read === false ? 250 : LOOK_EVERY);
+  if (root.offsetParent !== null && !document.hidden) {
+    answer = await look();
+    if (state.section === "models") models.look();
+  }
+  setTimeout(poll, answer && answer.all_read === false ? 250 : tasks.running() ? LOOK_EVERY_AT_WORK : LOOK_EVERY);
 }
 
 // Details
@@ -252,12 +302,13 @@ let shown = {}; // {id, section, mark, follow(row)}: what the side shows, and ho
 
 function drawDetails() {
   if (state.section === "runs" && state.checked.length > 1) return drawComparison();
+  if (state.section === "loras" && state.together.length > 1) return drawTogether();
   const table = sections[state.section].table;
   const id = state.id[state.section];
   const row = table.get(id);
   if (!row) {
     shown = {};
-    const hint = state.section === "runs" ? T("Click a run to see its settings and results. Tick two or more to compare their settings.") : T("Click a LoRA to see what is known of it, to test it, or to take it along.");
+    const hint = state.section === "runs" ? T("Click a run to see its settings and results. Tick two or more to compare their settings.") : T("Click a LoRA to see what is known of it, to test it, to change it, or to take it along. Tick two or more to merge them.");
     return side.replaceChildren(h("p", {class: "nosnja-muted"}, hint));
   }
   shown = {section: state.section, id, mark: markOf(row)};
@@ -268,7 +319,7 @@ const markOf = (row) => JSON.stringify([row.state, row.known, row.kind, row.mess
 
 /** After news: what is shown follows its row, and is drawn anew only where its state changed and nobody is typing there. */
 function followDetails() {
-  if (state.section === "runs" && state.checked.length > 1) return;
+  if ((state.section === "runs" && state.checked.length > 1) || (state.section === "loras" && state.together.length > 1)) return;
   const row = sections[state.section].table.get(state.id[state.section]);
   if (!row || shown.section !== state.section || shown.id !== row.id) return drawDetails();
   if (markOf(row) !== shown.mark && !side.querySelector("form")) return drawDetails();
@@ -367,7 +418,7 @@ function drawRun(row) {
   const more = h("div", {class: "nosnja-library-more"});
   const mine = () => loras.rows().filter((lora) => lora.run === row.id).sort((a, b) => (b.step ?? 0) - (a.step ?? 0));
   const top = () => facts([
-    [T("Steps"), progress(row)],
+    [row.kind === "download" ? T("Downloaded") : T("Steps"), progress(row)],
     [T("Last loss"), row.loss === null ? "" : row.loss.toFixed(4)],
     [T("Learning rate"), row.learning_rate === null ? "" : nosnja.number(row.learning_rate)],
     [T("Rank / alpha"), row.rank === null ? "" : `${row.rank} / ${row.alpha ?? "–"}`],
@@ -391,14 +442,20 @@ function drawRun(row) {
     await look(true);
     drawDetails();
   };
+  const stop = async (event) => {
+    event.currentTarget.disabled = true;
+    const answer = await ask("end_fetch", {id: row.id});
+    if (answer.problem) say(answer.problem, null, true);
+  };
   side.replaceChildren(
     heading(row.id, stateBadge(row), row.kind === "damaged" ? "" : badge(KINDS[row.kind] || row.kind)),
     row.message ? h("p", {class: "nosnja-note error nosnja-library-message"}, row.message) : "",
     actions([
-      trained || row.kind === "demo" ? () => button(T("Open in monitor"), go("monitor"), "primary") : null,
+      trained || ["demo", "download"].includes(row.kind) ? () => button(T("Open in monitor"), go("monitor"), "primary") : null,
       row.kind === "grid" ? () => button(T("Open the XYZ plot"), go("grid"), "primary") : null,
       trained && mine().length ? () => button(T("XYZ plot of its epochs"), go("xyz")) : null,
       CAN_GO_ON.includes(row.state) && row.known && row.kind !== "damaged" && !nested ? () => button(T("Go on"), goOn, "", {title: T("Takes it up where it ended")}) : null,
+      row.kind === "download" && row.state === "running" ? () => button(T("Stop"), stop) : null,
       trained ? () => button(T("Copy settings to Train"), go("train")) : null,
       nested || lives ? null : (open) => button(T("Rename"), () => open(withWarning(renaming("runs", row), warning()))),
       nested || lives ? null : (open) => button(T("Delete"), () => open(deleting("runs", row, warning()))),
@@ -474,9 +531,13 @@ async function drawComparison() {
 
 // A LoRA
 
+const LORA_TOOLS = ["convert", "resize", "rename", "strip", "into", "card", "publish"];
+const PARTS = {unet: "UNet", transformer: T("Transformer"), text_encoder: T("text encoder"), text_encoder_2: T("second text encoder"), text_encoder_3: T("third text encoder")};
+const GROUPS = {network: T("Network"), training: T("Training"), loss: T("Loss"), pictures: T("Pictures"), "base model": T("Base model"), other: T("Other settings")};
+
 function drawLora(row) {
   const more = h("div", {class: "nosnja-library-more"});
-  const path = h("dd", {});
+  const [path, triggers, kinds, layout, precision, parts] = ["", row.trigger ? copyable(row.trigger) : "…", row.kind, "…", "…", "…"].map((text) => h("div", {}, text));
   const exporting = () => {
     const into = field("folder", T("Folder (empty: the models folder here)"), state.folder);
     const form = question([field("name", T("Name of the copy"), row.name), state.places.folders ? into : h("p", {class: "nosnja-muted"}, T("It is copied to the models folder.")), h("p", {class: "nosnja-muted"}, T("For A1111 and its kin that is models/Lora in their folder. The copy bears its name inside, too."))],
@@ -512,14 +573,19 @@ function drawLora(row) {
       lives ? null : (open) => button(T("Delete"), () => open(deleting("loras", row, row.run && row.last ? T("It is what the run {name} ended with.", {name: row.run}) : ""))),
     ]),
     row.problem ? "" : h("p", {class: "nosnja-library-snippet"}, h("span", {class: "nosnja-muted"}, T("For a prompt in A1111:")), copyable(`<lora:${row.name}:1>${row.trigger ? ` ${row.trigger}` : ""}`)),
+    row.problem ? "" : h("div", {class: "nosnja-library-tools", role: "group", "aria-label": T("Tools")}, actions(LORA_TOOLS.filter((name) => state.places.folders || !nosnja.libraryTools[name].here).map((name) => (open) =>
+      button(nosnja.libraryTools[name].title(), () => open(toolForm(name, {ids: [row.id]}, row, models.of(row.family))))))),
     facts([
-      [T("Trigger word"), row.trigger ? copyable(row.trigger) : ""],
+      [T("Trigger word"), triggers],
       [T("Run"), row.run ? h("button", {type: "button", class: "nosnja-library-link", title: row.run, onclick: () => { state.id.runs = row.run; choose("runs"); runs.pick(row.run); }}, row.run) : ""],
       [T("Saved at"), [row.epoch === null ? null : T("epoch {epoch}", {epoch: row.epoch}), row.step === null ? null : T("step {step}", {step: row.step})].filter(Boolean).join(", ")],
       [T("Trained on"), row.base_name ? `${row.base_name}${row.base_hash ? ` (${row.base_hash})` : ""}` : ""],
       [T("For models"), row.family || (row.problem ? "" : T("not told by the file"))],
+      [T("Kind"), kinds],
+      [T("Layout"), layout],
+      [T("Precision"), precision],
+      [T("Modules"), parts],
       [T("Rank / alpha"), row.ranks.length ? `${numbers(row.ranks)} / ${row.alphas.length ? numbers(row.alphas) : "–"}` : ""],
-      [T("Modules"), row.modules || ""],
       [T("Saved"), full(row.modified_at)],
       [T("Size"), nosnja.bytes(row.bytes)],
       [T("File"), path],
@@ -529,37 +595,63 @@ function drawLora(row) {
     if (shown.id !== id || !side.contains(more)) return;
     if (details.problem) return more.replaceChildren(h("p", {class: "nosnja-note error"}, details.problem));
     path.replaceChildren(copyable(details.path));
+    triggers.replaceChildren(...(details.triggers.length ? eachOnce(details.triggers).map(triggerLine) : ["–"]));
+    kinds.textContent = details.kinds.join(", ") || "–";
+    layout.textContent = details.layout || "–";
+    precision.textContent = details.precisions.join(", ") || "–";
+    parts.textContent = Object.entries(details.parts).map(([part, count]) => `${PARTS[part] || part || T("unknown part")} ${count}`).join(", ") || "–";
     const entries = Object.entries(details.metadata).sort(([a], [b]) => a.localeCompare(b));
-    more.replaceChildren(entries.length
-      ? h("details", {}, h("summary", {}, T("All that the file says ({count})", {count: entries.length})), h("dl", {class: "nosnja-library-facts all"}, entries.map(([name, value]) => [h("dt", {title: name}, name), h("dd", {}, value.length > 2000 ? `${value.slice(0, 2000)} …` : value)])))
-      : h("p", {class: "nosnja-muted"}, T("The file says nothing about itself.")));
+    more.replaceChildren(
+      ...details.problems.filter((problem) => problem !== row.problem).map((problem) => h("p", {class: "nosnja-note error"}, problem)),
+      differsByLayer(details.layers) ? layerTable(details.layers) : "",
+      ...Object.entries(details.settings).map(([group, values]) => h("details", {open: true}, h("summary", {}, GROUPS[group] || group), pairs(Object.entries(values)))),
+      entries.length
+        ? h("details", {}, h("summary", {}, T("All that the file says ({count})", {count: entries.length})), pairs(entries))
+        : h("p", {class: "nosnja-muted"}, T("The file says nothing about itself.")));
   });
+}
+
+const pairs = (entries) => h("dl", {class: "nosnja-library-facts all"}, entries.map(([name, value]) => [h("dt", {title: name}, name), h("dd", {}, value.length > 2000 ? `${value.slice(0, 2000)} …` : value)]));
+
+/** What the file calls its trigger, with its count where it stands in the captions, too. */
+const eachOnce = (found) => [...new Map(found.map((each) => [each.words, found.find((other) => other.words === each.words && other.count !== null) || each])).values()];
+
+const triggerLine = (trigger) => h("div", {class: "nosnja-library-trigger"}, copyable(trigger.words),
+  trigger.count === null ? "" : h("span", {class: "nosnja-muted", title: trigger.folder}, T("in {count} of {all} captions", {count: trigger.count, all: trigger.captions})));
+
+const differsByLayer = (layers) => new Set(layers.map(({kind, rank, alpha}) => `${kind}/${rank}/${alpha}`)).size > 1;
+
+const layerTable = (layers) => h("div", {class: "nosnja-library-differences nosnja-library-layers"}, h("table", {},
+  h("thead", {}, h("tr", {}, [T("Part"), T("Kind"), T("Rank"), T("Alpha"), T("Modules")].map((title) => h("th", {}, title)))),
+  h("tbody", {}, layers.map((row) => h("tr", {class: "result"}, [PARTS[row.part] || row.part || "–", row.kind, row.rank ?? "–", row.alpha === null ? "–" : nosnja.number(row.alpha), row.count].map((value) => h("td", {}, String(value))))))));
+
+// Several LoRAs
+
+function drawTogether() {
+  const mark = `merge:${state.together.join("\n")}`;
+  if (shown.mark === mark) return;
+  shown = {mark};
+  const rows = state.together.map((id) => loras.get(id)).filter(Boolean);
+  const families = new Set(rows.map((row) => row.family).filter(Boolean));
+  const form = toolForm("merge", {ids: rows.map((row) => row.id)}, rows, models.of([...families][0] || ""));
+  form.addEventListener("reset", () => loras.uncheck());
+  side.scrollTop = 0;
+  side.replaceChildren(
+    heading(T("{count} LoRAs", {count: rows.length})),
+    families.size > 1 ? h("p", {class: "nosnja-note warning"}, T("They are made for different models: {families}.", {families: [...families].join(", ")})) : "",
+    form);
 }
 
 // Base models
 
-async function drawModels() {
-  if (!main.querySelector("[data-models]")) main.replaceChildren();
-  const answer = await ask("base_models", {});
-  if (state.section !== "models") return;
-  if (answer.problem) return main.replaceChildren(h("p", {class: "nosnja-note error"}, answer.problem));
-  const mark = JSON.stringify(answer);
-  if (main.firstChild?.dataset.models === mark) return;
-  const table = (title, entries, none) => h("section", {}, h("h3", {}, title), entries.length
-    ? h("div", {class: "nosnja-library-models"}, entries.map((entry) => h("article", {class: "nosnja-card", title: entry.path},
-        h("h4", {title: entry.title}, entry.title),
-        h("p", {class: "nosnja-muted"}, [entry.family, entry.native_size ? `${entry.native_size} × ${entry.native_size}` : "", nosnja.bytes(entry.size_bytes)].filter(Boolean).join(" · ")),
-        entry.from_kit ? h("p", {}, badge(T("comes with the program"))) : "",
-        entry.problem ? h("p", {class: "nosnja-note warning"}, entry.problem) : "")))
-    : h("p", {class: "nosnja-muted"}, none));
-  const made = h("div", {class: "nosnja-library-section"},
-    h("p", {class: "nosnja-note"}, T("A base model is what is fine-tuned. Put its folder into the models folder, and it is listed here and in the forms:"), " ", copyable(state.places.models), " ",
-      button(T("Look again"), drawModels, "", {id: "library-look-again"})),
-    table(T("Base models"), answer.models, T("There is none yet.")),
-    table(T("Captioners"), answer.captioners, T("There is none yet. A captioner writes what is seen in a picture; its folder goes to the same place.")));
-  made.dataset.models = mark;
-  main.replaceChildren(made);
-}
+const models = nosnja.libraryModels({
+  ask, say, button, badge, copyable, actions, tool: toolForm,
+  fetched: (run) => {
+    state.id.runs = run;
+    choose("runs");
+    look(true).then(() => runs.pick(run));
+  },
+}, () => state.places);
 
 // Columns give way by the width of the list, which is not that of the screen.
 new ResizeObserver(() => {

@@ -11,6 +11,7 @@
     const T = nosnja.T;
     const rows = new Map(); // key -> {row, stale, line, cells, tick, drawn}; the elements only of what was shown once
     const checked = new Set();
+    const marked = new Set(); // new ones, until they are looked at
     let sort = options.sort;
     let picked = "";
     let limit = SHOWN;
@@ -39,7 +40,7 @@
     function make(entry, key) {
       const cells = columns.map((column) => h("td", {class: `c-${column.name}${column.right ? " right" : ""}`}));
       const tick = options.check && h("td", {class: "c-box"});
-      const line = h("tr", {dataset: {key}, "aria-selected": String(key === picked), onclick: (event) => { if (!event.target.closest(".c-box")) pick(key); }}, tick || null, cells);
+      const line = h("tr", {class: marked.has(key) ? "fresh" : null, dataset: {key}, "aria-selected": String(key === picked), onclick: (event) => { if (!event.target.closest(".c-box")) pick(key); }}, tick || null, cells);
       Object.assign(entry, {line, cells, tick, drawn: []});
     }
 
@@ -88,7 +89,9 @@
     function pick(key, silently) {
       rows.get(picked)?.line?.setAttribute("aria-selected", "false");
       picked = key;
+      marked.delete(key);
       rows.get(picked)?.line?.setAttribute("aria-selected", "true");
+      rows.get(picked)?.line?.classList.remove("fresh");
       if (!silently) options.onpick(key);
     }
 
@@ -123,6 +126,13 @@
       },
       clear() {
         for (const key of [...rows.keys()]) this.remove(key);
+      },
+      /** Stands out until it is picked. */
+      mark(key) {
+        marked.add(key);
+        const line = rows.get(key)?.line;
+        line?.classList.add("fresh");
+        line?.scrollIntoView({block: "nearest"});
       },
       filter(test) {
         wanted = test;

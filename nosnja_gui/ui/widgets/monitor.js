@@ -4,13 +4,13 @@ const { h, T, number, duration } = nosnja;
 const root = element.firstElementChild;
 
 const { STATES } = nosnja;
-const KINDS = { train: T("Training"), caption: T("Captioning"), grid: T("XYZ plot"), demo: T("Demo"), damaged: T("Damaged") };
+const KINDS = { train: T("Training"), caption: T("Captioning"), grid: T("XYZ plot"), demo: T("Demo"), download: T("Download"), damaged: T("Damaged") };
 // What the engine calls its stages.
 const STAGES = {
   "Loading the model": T("Loading the model"), "Encoding pictures": T("Encoding pictures"), "Encoding captions": T("Encoding captions"),
   Training: T("Training"), "Painting previews": T("Painting previews"), "Checking the grid": T("Checking the grid"), Painting: T("Painting"),
   "Setting the sheet": T("Setting the sheet"), "Loading the captioner": T("Loading the captioner"), Captioning: T("Captioning"),
-  "Drawing the pictures": T("Drawing the pictures"), "Putting in the trigger word": T("Putting in the trigger word"),
+  "asking the hub": T("Asking the hub"), "Drawing the pictures": T("Drawing the pictures"), "Putting in the trigger word": T("Putting in the trigger word"),
   "Painting with and without the trigger word": T("Painting with and without the trigger word"),
 };
 const ASKED = {
@@ -19,7 +19,7 @@ const ASKED = {
   sample: T("Previews were asked for: they are painted after the step."),
   learning_rate: T("The new learning rate was asked for: it holds from the next step."),
 };
-const UNITS = { train: T("Step"), caption: T("Picture"), grid: T("Picture"), demo: T("Stage") };
+const UNITS = { train: T("Step"), caption: T("Picture"), grid: T("Picture"), demo: T("Stage"), download: T("Downloaded") };
 
 const text = (node, words) => {
   if (node.textContent !== words) node.textContent = words;
@@ -185,10 +185,10 @@ const drawFacts = () => {
   const speed = value.seconds_per_step;
   const [step, total] = value.inner && value.inner[1] ? value.inner : [value.step, value.total];
   text(facts.step.heading, UNITS[value.inner && value.inner[1] ? "train" : value.kind] || T("Step"));
-  text(facts.step.shown, total ? `${step} / ${total}` : step ? String(step) : "–");
+  text(facts.step.shown, total || step ? nosnja.amount(value.kind, step, total) : "–");
   show(facts.epoch.box, value.epochs || value.epoch || value.kind === "train");
   text(facts.epoch.shown, value.epoch ? (value.epochs ? `${Math.min(value.epoch, value.epochs)} / ${value.epochs}` : String(value.epoch)) : "–");
-  text(facts.speed.shown, !speed ? "–" : speed < 1 ? T("{count} / s", { count: number(1 / speed) }) : T("{count} s each", { count: number(speed) }));
+  text(facts.speed.shown, !speed ? "–" : value.kind === "download" ? T("{size} / s", { size: nosnja.bytes(1 / speed) }) : speed < 1 ? T("{count} / s", { count: number(1 / speed) }) : T("{count} s each", { count: number(speed) }));
   show(facts.loss.box, value.loss !== null && value.loss !== undefined ? true : value.kind === "train");
   text(facts.loss.shown, number(value.loss, 4));
   text(facts.elapsed.shown, duration(value.elapsed));
@@ -262,6 +262,7 @@ const drawTrouble = () => {
     result.replaceChildren(
       h("span", { class: "nosnja-mon-file", title: files.join("\n") }, files.length ? `${T("Result")}: ${files.slice(0, 3).join(", ")}` : T("Done")),
       ...(value.kind === "train" ? [open(T("Compare its epochs in an XYZ plot"), { tab: "xyz", compare: value.run }), open(T("Runs & models"), { tab: "library" })] : []),
+      ...(value.kind === "download" ? [open(T("Open Train"), { tab: "train" })] : []),
       ...(value.kind === "caption" ? [open(T("See the captions"), { tab: "dataset" })] : []),
     );
   }
@@ -270,7 +271,7 @@ const drawTrouble = () => {
 const drawTitle = () => {
   badge.className = `nosnja-state ${value.state}`;
   text(badge, STATES[value.state] || value.state);
-  text(kind, [KINDS[value.kind] || value.kind, value.device].filter(Boolean).join(" · "));
+  text(kind, [KINDS[value.kind] || value.kind, value.kind === "download" ? "" : value.device].filter(Boolean).join(" · "));
   const shape = JSON.stringify([value.run, value.parts]);
   if (shape !== parts.dataset.shape) {
     parts.dataset.shape = shape;

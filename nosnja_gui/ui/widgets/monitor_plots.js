@@ -6,7 +6,10 @@ const rates = h("div", { id: "monitor-rates" });
 const card = h("div", { class: "nosnja-card nosnja-plots" }, loss, rates);
 root.replaceChildren(card);
 
-const RATES = { unet: T("Learning rate"), text_encoder: T("Text encoder") };
+const RATES = {
+  unet: T("Learning rate"), transformer: T("Learning rate"),
+  text_encoder: T("Text encoder"), text_encoder_2: T("Text encoder {number}", { number: 2 }), text_encoder_3: T("Text encoder {number}", { number: 3 }),
+};
 
 const marks = (value) =>
   (value.marks || []).map(([x, what, detail]) => {
@@ -17,7 +20,7 @@ const marks = (value) =>
 
 const draw = () => {
   const value = props.value || {};
-  const there = Boolean(value.run) && value.kind !== "grid" && value.kind !== "caption";
+  const there = Boolean(value.run) && !["grid", "caption", "download"].includes(value.kind);
   card.hidden = !there;
   card.closest(".column")?.classList.toggle("nosnja-away", !there);
   if (!there) return;

@@ -2,7 +2,7 @@
 const { h, T, number, duration } = nosnja;
 const root = element.firstElementChild;
 const { STATES } = nosnja;
-const KINDS = { train: T("Training"), caption: T("Captioning"), grid: T("XYZ plot"), demo: T("Demo"), damaged: T("Damaged") };
+const KINDS = { train: T("Training"), caption: T("Captioning"), grid: T("XYZ plot"), demo: T("Demo"), download: T("Download"), damaged: T("Damaged") };
 
 const queue = h("ol", { class: "nosnja-runs-queue", id: "monitor-queue" });
 const waiting = h("div", { class: "nosnja-runs-waiting" }, h("h3", {}, T("Queue")), queue);
@@ -143,7 +143,7 @@ const rows = new Map();
 const drawNumbers = (row, one) => {
   const cells = row.children;
   const { step, total, loss, seconds } = one.state === "running" && nosnja.watched?.run === one.run ? nosnja.watched : one;
-  cells[3].textContent = total ? `${step} / ${total}` : "–";
+  cells[3].textContent = total ? nosnja.amount(one.kind, step, total) : "–";
   cells[4].textContent = number(loss);
   cells[6].textContent = seconds ? duration(seconds) : "–";
 };

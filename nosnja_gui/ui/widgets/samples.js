@@ -254,8 +254,9 @@ const drawFeed = () => {
 // ---------------------------------------------------------------- drawing
 
 const draw = () => {
-  card.hidden = !value.run;
-  if (!value.run) return;
+  card.hidden = !value.run || value.kind === "download";
+  card.closest(".column")?.classList.toggle("nosnja-away", value.kind === "download");
+  if (card.hidden) return;
   const feeds = value.kind === "caption" || value.kind === "grid";
   const count = feeds ? (value.captions || value.cells || []).length : (value.steps || []).length;
   title.textContent = value.kind === "caption" ? T("Newest captions") : value.kind === "grid" ? T("Newest pictures") : T("Samples");

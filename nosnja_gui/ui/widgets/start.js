@@ -5,9 +5,10 @@ const root = element.querySelector(".nosnja-start");
 
 const WORDS = {
   ...nosnja.STATES,
-  train: T("Training"), caption: T("Captions"), grid: T("XYZ plot"), demo: T("Demo"),
+  train: T("Training"), caption: T("Captions"), grid: T("XYZ plot"), demo: T("Demo"), download: T("Download"),
 };
-const TAB_OF = {train: "monitor", grid: "xyz", caption: "dataset", demo: "start"};
+const TAB_OF = {train: "monitor", grid: "xyz", caption: "dataset", demo: "start", download: "monitor"};
+const reached = (run) => T("{step} of {total}", {step: nosnja.amount(run.job, run.step), total: nosnja.amount(run.job, run.total)});
 const LIVE = ["running", "queued"];
 const state = {said: "", saidFor: "", received: 0, pressed: ""};
 
@@ -180,7 +181,7 @@ function running(run) {
   return card(T("Running now"),
     h("p", {class: "name", title: run.name}, h("b", {}, run.name), " ", h("span", {class: "nosnja-badge"}, WORDS[run.job] || run.job)),
     h("div", {class: "nosnja-progress wide"}, h("i", {style: {width: `${100 * share}%`}})),
-    h("p", {class: "nosnja-muted"}, run.stage || T("{step} of {total}", {step: run.step, total: run.total}) + loss,
+    h("p", {class: "nosnja-muted"}, run.stage || reached(run) + loss,
       run.remaining ? ` · ${T("about {left} left", {left: nosnja.duration(run.remaining)})}` : ""),
     buttons(link(run.job === "train" ? T("Open the monitor") : T("Open"), TAB_OF[run.job] || "library", run.name, "primary")));
 }
@@ -190,7 +191,7 @@ function recent(runs) {
     h("li", {}, h("button", {type: "button", title: run.name, onclick: () => open(TAB_OF[run.job] || "library", run.name)},
       h("span", {class: "name"}, run.name),
       h("span", {class: `nosnja-state ${run.state}`}, WORDS[run.state] || run.state),
-      h("small", {}, [WORDS[run.job] || run.job, run.total ? T("{step} of {total}", {step: run.step, total: run.total}) : "", day(run.at)].filter(Boolean).join(" · ")))))),
+      h("small", {}, [WORDS[run.job] || run.job, run.total ? reached(run) : "", day(run.at)].filter(Boolean).join(" · ")))))),
     buttons(link(T("All runs and models"), "library")));
 }
 

@@ -172,6 +172,7 @@ const mark = () => {
     if (field?.querySelector(":scope > .nosnja-field-error")?.textContent !== text) nosnja.mark(name, text);
   }
   marked = Object.keys(marks);
+  for (const [name, side] of Object.entries(value.usual || {})) nosnja.usual(name, side);
   const prompts = document.getElementById("field-preview-prompts");
   if (prompts && suggest.parentElement !== prompts) prompts.append(suggest);
   suggest.hidden = !value.suggest;
