@@ -233,13 +233,18 @@ def evils(canary):
 
 
 @pytest.mark.parametrize("is_archive", [True, False], ids=["archive", "before torch 1.6"])
-@pytest.mark.parametrize("place", ["value", "key", "beside", "hyperparameter"])
-@pytest.mark.parametrize("kind", evils("x"))
+@pytest.mark.parametrize(
+    ("kind", "place"),
+    [
+        (kind, place)
+        for kind, (evil, _) in evils("x").items()
+        for place in ("value", "key", "beside", "hyperparameter")
+        if place != "key" or not isinstance(evil, numpy.ndarray)  # an array is no key
+    ],
+)
 def test_programs_in_a_checkpoint_are_refused_by_name_and_never_run(tmp_path, kind, place, is_archive):
     canary = tmp_path / "canary"
     evil, name = evils(canary)[kind]
-    if place == "key" and isinstance(evil, numpy.ndarray):
-        pytest.skip("an array is no key")
     content = {
         "value": lambda: {"state_dict": {"weight": torch.ones(2), "more": evil}},
         "key": lambda: {"state_dict": {"weight": torch.ones(2), evil: 1}},
