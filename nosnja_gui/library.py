@@ -110,6 +110,8 @@ class RunDetails:
     """The last samples, or a grid's sheets."""
     used_by: tuple[str, ...]
     """Grids that were painted with it."""
+    read_back: events.ReadBack | None = None
+    """What came of reading the finished LoRA with the readers that its users have."""
 
 
 @dataclass(frozen=True)
@@ -199,11 +201,13 @@ class Library:
             run.job()
         except (OSError, ValueError) as error:
             text, problem = "", str(error)
-        said = list(_events(run.events, "warned", "failed", "sampled", "finished"))
+        said = list(_events(run.events, "warned", "failed", "sampled", "finished", "read_back"))
         warnings = tuple(dict.fromkeys(event.message for event in said if isinstance(event, events.Warned)))
         sampled = [event.files for event in said if isinstance(event, events.Sampled)][-1:]
         painted = [event.files for event in said if isinstance(event, events.Finished)][-1:]
-        return RunDetails(text, problem, warnings, tuple(_pictures(run, [*sampled, *painted])), tuple(self.used_by(name)))
+        checked = [event for event in said if isinstance(event, events.ReadBack)][-1:]
+        pictures = tuple(_pictures(run, [*sampled, *painted]))
+        return RunDetails(text, problem, warnings, pictures, tuple(self.used_by(name)), checked[0] if checked else None)
 
     def used_by(self, name: str) -> list[str]:
         """Grids whose settings name that run, or a file of it."""

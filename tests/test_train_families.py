@@ -10,9 +10,11 @@ from safetensors.torch import load_file
 from tiny import tiny_model
 
 from nosnja_gui import events
+from nosnja_gui.commands import report
 from nosnja_gui.engine.cache import View
 from nosnja_gui.engine.models import load_model
 from nosnja_gui.engine.train import train
+from nosnja_gui.library import Library
 from nosnja_gui.methods.lora import ENTRY as LORA
 from nosnja_gui.settings import UserError
 from nosnja_gui.workspace import Workspace
@@ -43,7 +45,7 @@ def said(run, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_training_is_stopped_gone_on_with_and_read_back(workspace, kind, monkeypatch):
+def test_a_training_is_stopped_gone_on_with_and_read_back(workspace, kind, monkeypatch, capsys):
     settings = {"model__path": f"{kind}.safetensors", "optimizer__text_encoder_learning_rate": 5e-3, "dataset__repeats": 3}
     whole = run_of(workspace, f"{kind}-whole", small(**settings))
     file = train(whole.job(), whole, workspace)
@@ -55,6 +57,11 @@ def test_a_training_is_stopped_gone_on_with_and_read_back(workspace, kind, monke
         assert moved and sum(bool(tensor.any()) for tensor in moved) >= len(moved) / 2
     (checked,) = said(whole, events.ReadBack)
     assert checked.ours == 0.0 and checked.diffusers < 1e-3
+    told = Library(workspace)
+    told.look(10)
+    assert told.details(f"{kind}-whole").read_back == checked
+    report(whole, "train")
+    assert "Read back: 0.0e+00 of its effect away from what was trained, by diffusers' reader" in capsys.readouterr().out
     rates = said(whole, events.Step)[-1].learning_rates
     assert set(rates) == {"unet", "text_encoder", *(["text_encoder_2"] if kind == "sdxl" else [])}
     with safe_open(file, "pt") as content:

@@ -144,6 +144,9 @@ def report(run: RunFolder, verb: str) -> int:
         ends = [event for event in events.read(run.events) if isinstance(event, events.Finished)]
         for file in ends[-1].files[:1] if ends else []:
             print(f"Finished: {run.path / file}")
+        for back in [event for event in events.read(run.events) if isinstance(event, events.ReadBack)][-1:]:
+            theirs = "" if back.diffusers is None else f", by diffusers' reader {back.diffusers:.1e}"
+            print(f"Read back: {back.ours:.1e} of its effect away from what was trained{theirs}")
         if run.samples.is_dir() and any(run.samples.iterdir()):
             print(f"Previews: {run.samples}")
     return 0

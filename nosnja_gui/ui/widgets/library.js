@@ -483,10 +483,18 @@ function drawRun(row) {
       files.length ? h("div", {}, h("h4", {}, T("LoRA files")), h("ul", {class: "nosnja-library-files"}, files.map((lora) =>
         h("li", {}, h("button", {type: "button", title: lora.name, onclick: () => { state.id.loras = lora.id; choose("loras"); loras.pick(lora.id); }}, lora.name),
           h("span", {class: "nosnja-muted"}, saved(lora)), h("span", {class: "nosnja-muted"}, nosnja.bytes(lora.bytes)))))) : "",
+      details.read_back ? h("p", {class: "nosnja-muted"}, readBack(details.read_back)) : "",
       usedBy.length ? h("p", {class: "nosnja-muted"}, T("Used by the XYZ plots: {names}", {names: usedBy.join(", ")})) : "",
       details.yaml ? h("details", {}, h("summary", {}, T("Settings")), yamlCopy(details.yaml), yaml) : "");
   });
 }
+
+const readBack = ({ours, diffusers}) => {
+  const share = (value) => value.toExponential(1);
+  return diffusers === null
+    ? T("Read back, the file is {ours} of its effect away from what was trained.", {ours: share(ours)})
+    : T("Read back, the file is {ours} of its effect away from what was trained, by diffusers' reader {theirs}.", {ours: share(ours), theirs: share(diffusers)});
+};
 
 const withWarning = (form, text) => {
   if (text) form.prepend(h("p", {class: "nosnja-note warning"}, text));
