@@ -31,7 +31,6 @@ LISTED_FILES = (WEIGHTS, ".ckpt")
 """Single files that are base models nearly always; the other endings are used for anything."""
 NO_BASE_MODELS = ("a LoRA or one of its kin", "a textual inversion", "a VAE alone", "a ControlNet", "an upscaler", "a CLIP model")
 """Files that are kept beside base models and aren't meant to be any."""
-PRECISIONS = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64", "F8_E4M3": "float8", "F8_E5M2": "float8"}
 KIT = Path(__file__).parent / "demo" / "kit"
 """The small models that come with the program."""
 NOT_FOR_MODELS = ("vae", "lora", "loras", "lycoris", "embeddings", "controlnet", "clip", "text_encoders", "upscale_models", "esrgan")
@@ -389,7 +388,7 @@ def _damaged(model: Path, error: Exception) -> str:
 def _precision(source: Source) -> str:
     part = "transformer" if "transformer" in source.parts() else "unet"
     counts = Counter(number for number, _ in source.weights(part).values())
-    return PRECISIONS.get(counts.most_common(1)[0][0], "") if counts else ""
+    return weights.PRECISIONS.get(counts.most_common(1)[0][0], "") if counts else ""
 
 
 def _is_something_else(file: Path) -> bool:

@@ -95,6 +95,8 @@ def metadata(file: Path) -> dict[str, str]:
     return {str(name): str(value) for name, value in said.items()} if isinstance(said, dict) else {}
 
 
+PRECISIONS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8", "F8_E5M2": "float8"}
+"""Number formats as people and torch call them."""
 STRUCT_CODES = {"F64": "d", "F32": "f", "F16": "e", "BF16": ""}
 """How struct calls a number; bfloat16, which it doesn't know, is the upper half of a float32."""
 

@@ -17,7 +17,6 @@ from nosnja_gui import weights
 from nosnja_gui.adapters import keys
 from nosnja_gui.settings import UserError
 
-PRECISIONS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8", "F8_E5M2": "float8"}
 NUMBERS: dict[str, tuple[int, Callable[[bytes], float]]] = {
     "F64": (8, lambda raw: struct.unpack("<d", raw)[0]),
     "F32": (4, lambda raw: struct.unpack("<f", raw)[0]),
@@ -150,7 +149,9 @@ def inspect(file: Path) -> Inspection:
         layout=keys.layout_of(modules),
         family=_family({row.module: row.shape for row in rows}, {row.part for row in rows}, metadata),
         precisions=_by_frequency(
-            PRECISIONS.get(entry["dtype"], str(entry["dtype"]).lower()) for key, entry in entries.items() if not key.endswith(".alpha")
+            weights.PRECISIONS.get(entry["dtype"], str(entry["dtype"]).lower())
+            for key, entry in entries.items()
+            if not key.endswith(".alpha")
         ),
         rows=tuple(rows),
         triggers=tuple(_triggers(metadata)),

@@ -179,6 +179,16 @@ def resize(arguments: argparse.Namespace) -> int:
     )
 
 
+def _add_rewriting(added: argparse.ArgumentParser) -> None:
+    added.add_argument(
+        "--output",
+        required=True,
+        metavar="FILE",
+        help="what to write, a path or a name in the models folder; with --overwrite it may be the same file",
+    )
+    added.add_argument("--overwrite", action="store_true", help="write it anew where there is one")
+
+
 def add_rename(words: Any) -> None:
     about = "change the trigger word that a LoRA names in its metadata"
     more = "Only what the file says is changed: the pictures still answer to the word that was trained."
@@ -187,13 +197,7 @@ def add_rename(words: Any) -> None:
     )
     _add_file(added)
     added.add_argument("--trigger", required=True, metavar="WORD", help="the word to name")
-    added.add_argument(
-        "--output",
-        required=True,
-        metavar="FILE",
-        help="what to write, a path or a name in the models folder; with --overwrite it may be the same file",
-    )
-    added.add_argument("--overwrite", action="store_true", help="write it anew where there is one")
+    _add_rewriting(added)
 
 
 def rename(arguments: argparse.Namespace) -> int:
@@ -206,13 +210,7 @@ def add_strip(words: Any) -> None:
     added = verb(words, "strip", strip, about, "lora strip costume.safetensors --output costume-to-share.safetensors")
     _add_file(added)
     added.add_argument("--all", action="store_true", help="all entries that no reader needs")
-    added.add_argument(
-        "--output",
-        required=True,
-        metavar="FILE",
-        help="what to write, a path or a name in the models folder; with --overwrite it may be the same file",
-    )
-    added.add_argument("--overwrite", action="store_true", help="write it anew where there is one")
+    _add_rewriting(added)
 
 
 def strip(arguments: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ import torch
 
 from nosnja_gui.adapters import Adapter, Address
 from nosnja_gui.adapters.reading import read
+from nosnja_gui.engine.sampler import evaluating
 from nosnja_gui.families import Family, Parts
 from nosnja_gui.families.loading import quiet
 from nosnja_gui.methods.lora import ENTRY as LORA
@@ -46,16 +47,18 @@ def check(family: Family, parts: Parts, adapter: Adapter, file: Path, layout: st
     """
     weights = dict(parts.adapters)
     LORA.set_weights(family, parts, {})
-    with at_rest(parts):
-        base = forward(family, parts)
-        expected = _with(family, parts, base, lambda: LORA.put_on(family, parts, adapter, CHECKED))
-        found = read(file, family.names(parts), parts.base_name)
-        _check_complete(adapter.updates, found.updates, file, "Nošnja's own reader")
-        ours = _with(family, parts, base, lambda: LORA.put_on(family, parts, found, CHECKED))
-        theirs = None
-        if _diffusers_reads(family, layout) and _for_diffusers(adapter):
-            theirs = _through_diffusers(family, parts, adapter, file)
-    LORA.set_weights(family, parts, weights)
+    try:
+        with evaluating(parts):
+            base = forward(family, parts)
+            expected = _with(family, parts, lambda: LORA.put_on(family, parts, adapter, CHECKED))
+            found = read(file, family.names(parts), parts.base_name)
+            _check_complete(adapter.updates, found.updates, file, "Nošnja's own reader")
+            ours = _with(family, parts, lambda: LORA.put_on(family, parts, found, CHECKED))
+            theirs = None
+            if _diffusers_reads(family, layout) and _for_diffusers(adapter):
+                theirs = _through_diffusers(family, parts, adapter, file)
+    finally:
+        LORA.set_weights(family, parts, weights)
     effect = max(_largest(base, expected), 1e-12)
     return RoundTrip(_largest(expected, ours) / effect, None if theirs is None else _largest(expected, theirs) / effect)
 
@@ -70,7 +73,7 @@ def forward(family: Family, parts: Parts) -> list[torch.Tensor]:
     return [family.predict(parts, noisy, timesteps, text).float(), text.hidden.float()]
 
 
-def _with(family: Family, parts: Parts, base: list[torch.Tensor], put_on: Callable[[], None]) -> list[torch.Tensor]:
+def _with(family: Family, parts: Parts, put_on: Callable[[], None]) -> list[torch.Tensor]:
     put_on()
     try:
         return forward(family, parts)
@@ -123,20 +126,6 @@ def _for_diffusers(adapter: Adapter) -> bool:
 
 def _largest(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:
     return max((a - b).abs().max().item() for a, b in zip(one, other, strict=True))
-
-
-@contextlib.contextmanager
-def at_rest(parts: Parts) -> Iterator[None]:
-    """Eval mode: dropout would make two passes differ."""
-    roots: list[Any] = [module for module in (parts.denoiser, *parts.text_encoders) if module is not None]
-    training = [module for root in roots for module in root.modules() if module.training]
-    for root in roots:
-        root.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 @contextlib.contextmanager

@@ -105,7 +105,7 @@ def sample(
     problems = list(dict.fromkeys(problem for request in requests for problem in _problems(family, request)))
     if problems:
         raise UserError("\n".join(problems))
-    with _evaluating(parts):
+    with evaluating(parts):
         texts = _encode(family, parts, requests, {} if encodings is None else encodings)
         batches = _batches(requests, texts, batch_size)
         evaluations = [len(make_scheduler(parts, requests[batch[0]].sampler, requests[batch[0]].steps).timesteps) for batch in batches]
@@ -154,7 +154,7 @@ def _problems(family: Family, request: ImageRequest) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _evaluating(parts: Parts) -> Iterator[None]:
+def evaluating(parts: Parts) -> Iterator[None]:
     """Dropout off while painting, also in the middle of a training; every module goes back into the mode it was in."""
     roots = [module for module in (parts.denoiser, parts.vae, *parts.text_encoders) if module is not None]
     training = [module for root in roots for module in root.modules() if module.training]
