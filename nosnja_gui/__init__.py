@@ -6,7 +6,7 @@ The floors of the house; a module only ever imports from its own floor and those
     window   ui/                                            gradio; never torch, never engine/
     work     engine/ (the training loop, sampler, grids)    torch; never gradio
              launcher, work_queue, check, toolbox           processes; neither of the two
-    jobs     jobs, runs, presets, foreign/, logs            what is asked for, and what became of it
+    jobs     jobs/, runs, presets, foreign/, logs            what is asked for, and what became of it
              models, hardware, plan, estimate, grids, gridpage, library, publishing, places
                                                             what there is, and what a job would do with it
     shelves  dataset/, families/, methods/, captioners/, adapters/, axes, schedules
