@@ -22,6 +22,7 @@ from nosnja_gui import hardware
 from nosnja_gui.events import Started, Step, from_values
 from nosnja_gui.families.demand import Demand
 from nosnja_gui.jobs import TrainJob
+from nosnja_gui.methods import METHODS
 from nosnja_gui.models import demand_of, find_model, native_size
 from nosnja_gui.plan import TrainPlan
 from nosnja_gui.runs import RunFolder, identifier, runs_in
@@ -182,9 +183,7 @@ def memory(job: TrainJob, plan: TrainPlan, demand: Demand, on_gpu: bool) -> dict
 
 
 def trained_parameters(job: TrainJob, demand: Demand) -> int:
-    """Two matrices for each layer: inputs x rank and rank x outputs (Hu et al. 2021, section 4.1)."""
-    texts = bool(job.optimizer.text_encoder_learning_rate)
-    return job.lora.rank * sum(width for part, width in demand.adapter_widths.items() if texts or not part.startswith("text_encoder"))
+    return METHODS[job.method].trained_numbers(job.recipe(), demand)
 
 
 def advise(job: TrainJob, plan: TrainPlan, demand: Demand, on_gpu: bool) -> list[Advice]:
@@ -222,7 +221,7 @@ def _possible_changes(job: TrainJob, plan: TrainPlan) -> Iterator[tuple[bool, st
     lower = int(0.75 * plan.resolution) // step * step
     if lower >= 256:
         yield False, "resolution", f"Resolution {lower} instead of {plan.resolution}: less detail.", {"dataset.resolution": lower}
-    if job.lora.rank >= 8:
+    if "lora" in METHODS[job.method].groups and job.lora.rank >= 8:
         # alpha / rank stays as it is, so that the learning rate needs no change.
         rank, alpha = job.lora.rank // 2, job.lora.alpha * (job.lora.rank // 2) / job.lora.rank
         yield False, "rank", f"Rank {rank} instead of {job.lora.rank}: less fine detail.", {"lora.rank": rank, "lora.alpha": alpha}

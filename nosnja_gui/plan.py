@@ -24,7 +24,8 @@ from nosnja_gui.dataset.buckets import Size
 from nosnja_gui.dataset.images import content_key
 from nosnja_gui.families import FAMILIES, Family
 from nosnja_gui.jobs import OptimizerSettings, PreviewSettings, SavingSettings, TrainJob, workspace_path
-from nosnja_gui.models import check_model, check_vae, family_of, find_lora, find_model, find_vae, native_size
+from nosnja_gui.methods import METHODS
+from nosnja_gui.models import check_model, check_vae, family_of, find_lora, find_model, find_vae, identify, native_size
 from nosnja_gui.schedules import warmup_updates
 from nosnja_gui.settings import UserError
 from nosnja_gui.workspace import Workspace
@@ -154,8 +155,11 @@ def look(job: TrainJob, workspace: Workspace, read: Callable[[Path], Dataset] = 
         vae = find_vae(job.model.vae, workspace.models)
         if vae and family:
             check_vae(vae, family)
-    with blaming("lora.start_from"):
-        find_lora(job.lora.start_from, workspace.models)
+    if "lora" in METHODS[job.method].groups:
+        with blaming("lora.start_from"):
+            find_lora(job.lora.start_from, workspace.models)
+    if family and model:
+        problems |= METHODS[job.method].problems(job.recipe(), family, identify(model)[1])
     with blaming("dataset.path"):
         data = read(_dataset_folder(job.dataset.path, workspace))
     with blaming("optimizer.name"):

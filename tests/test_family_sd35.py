@@ -25,6 +25,7 @@ from nosnja_gui.families.demand import adapter_width
 from nosnja_gui.families.sd35 import ATTENTION, _of_transformer
 from nosnja_gui.families.sd35 import ENTRY as SD35
 from nosnja_gui.jobs import GridJob, TrainJob
+from nosnja_gui.methods import Recipe
 from nosnja_gui.methods.lora import ENTRY as LORA
 from nosnja_gui.methods.lora import LoraSettings
 from nosnja_gui.models import check_model, demand_of, list_models
@@ -392,7 +393,7 @@ def test_the_first_loss_is_that_of_the_formula(workspace):
 def lora_of(folder, rank=4, alpha=2.0, texts=True):
     family, parts = load_model(folder, CPU, torch.float32)
     torch.manual_seed(1)
-    trainables = LORA.attach(family, parts, LoraSettings(rank=rank, alpha=alpha), texts)
+    trainables = LORA.attach(family, parts, Recipe({"lora": LoraSettings(rank=rank, alpha=alpha)}, train_text_encoder=texts))
     with torch.no_grad():
         for parameter in itertools.chain(*(trainable.parameters for trainable in trainables)):
             parameter += 0.1 * torch.randn(parameter.shape)
@@ -431,7 +432,7 @@ def test_diffusers_reads_its_own_layout_and_comfyuis_says_the_same(folders, tmp_
 
 def test_a_lora_of_another_family_is_refused_by_what_it_is(folders, tmp_path):
     other, its_parts = load_model(tiny_model(tmp_path / "sd1", "sd1"), CPU, torch.float32)
-    LORA.attach(other, its_parts, LoraSettings(rank=2), True)
+    LORA.attach(other, its_parts, Recipe({"lora": LoraSettings(rank=2)}, train_text_encoder=True))
     LORA.save(other, its_parts, tmp_path / "sd1.safetensors", {"ss_base_model_version": other.kohya_version})
     parts = loaded(folders[True])
     with pytest.raises(UserError) as caught:
@@ -459,7 +460,7 @@ class Shallow(Standard):
 
 def test_a_file_is_tried_without_a_model(tmp_path):
     parts = stand_in(SD35, Shallow(SD35.standard))
-    LORA.attach(SD35, parts, LoraSettings(rank=2), True)
+    LORA.attach(SD35, parts, Recipe({"lora": LoraSettings(rank=2)}, train_text_encoder=True))
     adapter = LORA.trained(SD35, parts)
     with torch.no_grad():
         for update in adapter.updates.values():

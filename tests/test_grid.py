@@ -12,7 +12,7 @@ from nosnja_gui import events, grids
 from nosnja_gui.engine import grid as engine
 from nosnja_gui.engine import models
 from nosnja_gui.jobs import GridJob, TrainJob
-from nosnja_gui.methods import METHODS
+from nosnja_gui.methods import METHODS, Recipe
 from nosnja_gui.methods.lora import LoraSettings
 from nosnja_gui.runs import RunFolder
 from nosnja_gui.settings import UserError
@@ -40,7 +40,7 @@ def write_lora(workspace: Workspace, file: Path, seed: int) -> None:
     family, parts = models.load_model("tiny", torch.device("cpu"), torch.float32, workspace.models)
     torch.manual_seed(seed)
     lora = METHODS["lora"]
-    for trainable in lora.attach(family, parts, LoraSettings(rank=2, alpha=2), train_text_encoder=False):
+    for trainable in lora.attach(family, parts, Recipe({"lora": LoraSettings(rank=2, alpha=2)})):
         for parameter in trainable.parameters:
             torch.nn.init.normal_(parameter, std=0.5)
     file.parent.mkdir(exist_ok=True)

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny_sd
 
 from nosnja_gui.engine.models import load_model
+from nosnja_gui.methods import Recipe
 from nosnja_gui.methods.lora import ENTRY as LORA
 from nosnja_gui.methods.lora import LoraSettings
 from nosnja_gui.settings import UserError
@@ -40,7 +41,7 @@ def outputs(family, parts):
 
 def attach(family, parts, train_text_encoder=True, seed=5, **settings):
     torch.manual_seed(seed)
-    return LORA.attach(family, parts, LoraSettings(**settings), train_text_encoder)
+    return LORA.attach(family, parts, Recipe({"lora": LoraSettings(**settings)}, train_text_encoder=train_text_encoder))
 
 
 def train_a_little(trainables):

@@ -10,6 +10,7 @@ from nosnja_gui.adapters.reading import read
 from nosnja_gui.adapters.writing import LAYOUTS, encode
 from nosnja_gui.engine import roundtrip
 from nosnja_gui.engine.models import load_model
+from nosnja_gui.methods import Recipe
 from nosnja_gui.methods.lora import ENTRY as LORA
 from nosnja_gui.methods.lora import LoraSettings
 from nosnja_gui.settings import UserError
@@ -27,7 +28,7 @@ def folders(tmp_path_factory):
 def trained(folder, rank=4, alpha=2.0):
     family, parts = load_model(folder, CPU, torch.float32)
     torch.manual_seed(1)
-    trainables = LORA.attach(family, parts, LoraSettings(rank=rank, alpha=alpha), True)
+    trainables = LORA.attach(family, parts, Recipe({"lora": LoraSettings(rank=rank, alpha=alpha)}, train_text_encoder=True))
     with torch.no_grad():
         for trainable in trainables:
             for parameter in trainable.parameters:
@@ -143,7 +144,7 @@ def test_a_training_goes_on_from_a_lora(folders, tmp_path):
     expected, adapter = roundtrip.forward(family, parts), LORA.trained(family, parts)
     family, fresh = load_model(folders["sdxl"], CPU, torch.float32)
     torch.manual_seed(8)
-    LORA.attach(family, fresh, LoraSettings(rank=6, alpha=12), True)
+    LORA.attach(family, fresh, Recipe({"lora": LoraSettings(rank=6, alpha=12)}, train_text_encoder=True))
     LORA.start_from(family, fresh, adapter)
     found = roundtrip.forward(family, fresh)
     assert max((a - b).abs().max() for a, b in zip(expected, found, strict=True)) < 1e-4

@@ -10,6 +10,7 @@ from tiny import tiny_sd
 from nosnja_gui.engine import sampler
 from nosnja_gui.engine.models import load_model
 from nosnja_gui.engine.sampler import SAMPLERS, ImageRequest, infotext, sample, save_png
+from nosnja_gui.methods import Recipe
 from nosnja_gui.methods.lora import ENTRY as LORA
 from nosnja_gui.methods.lora import LoraSettings
 from nosnja_gui.settings import UserError
@@ -165,7 +166,7 @@ def test_encodings_are_shared_and_follow_the_text_encoder(loaded, monkeypatch):
     sample(family, parts, [request(clip_skip=2)], encodings=kept)
     assert len(encoded) == 4
     torch.manual_seed(0)
-    trainables = LORA.attach(family, parts, LoraSettings(rank=2), train_text_encoder=True)
+    trainables = LORA.attach(family, parts, Recipe({"lora": LoraSettings(rank=2)}, train_text_encoder=True))
     with torch.no_grad():
         for parameter in trainables[1].parameters:
             parameter += 0.5 * torch.randn_like(parameter)
@@ -177,7 +178,7 @@ def test_encodings_are_shared_and_follow_the_text_encoder(loaded, monkeypatch):
 def test_painting_in_the_middle_of_a_training_leaves_everything_as_it_was(loaded):
     family, parts = loaded
     torch.manual_seed(0)
-    trainables = LORA.attach(family, parts, LoraSettings(rank=2, dropout=0.5), train_text_encoder=False)
+    trainables = LORA.attach(family, parts, Recipe({"lora": LoraSettings(rank=2, dropout=0.5)}))
     with torch.no_grad():
         for parameter in trainables[0].parameters:
             parameter += 0.1

@@ -338,13 +338,13 @@ def judge_trigger(folder: Path, noun: str, size: Size, progress: Progress, look:
     from nosnja_gui.demo.probe import area_under_curve, judge, load_probe
     from nosnja_gui.engine.models import choose_device, choose_dtype, load_model
     from nosnja_gui.engine.sampler import sample
-    from nosnja_gui.methods import METHODS
+    from nosnja_gui.methods import put_on
 
     prompts, lora = judged_prompts(noun, size.judged), folder / LORA
     progress.stage(STAGES["judged"], sum(map(len, prompts.values())))
     device = choose_device()
     family, parts = load_model(KIT / "sd", device, choose_dtype("auto", device))
-    METHODS["lora"].apply(family, parts, lora, lora.stem)
+    put_on(family, parts, lora, lora.stem)
     probe = load_probe(KIT)
     pictures: dict[str, list[Image.Image]] = {}
     for kind, texts in prompts.items():

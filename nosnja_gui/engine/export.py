@@ -9,6 +9,7 @@ from typing import Any
 
 from nosnja_gui.families import Family, Parts
 from nosnja_gui.jobs import TrainJob
+from nosnja_gui.methods import METHODS
 
 
 def metadata(
@@ -33,10 +34,8 @@ def metadata(
     values: dict[str, Any] = {
         "ss_output_name": _last_name(job.name),
         "ss_training_started_at": started_at,
-        "ss_network_module": "networks.lora",
-        "ss_network_dim": job.lora.rank,
-        "ss_network_alpha": job.lora.alpha,
-        "ss_network_dropout": job.lora.dropout,
+        "nosnja_method": job.method,
+        **METHODS[job.method].about(job.recipe()),
         "ss_base_model_version": family.kohya_version,
         "ss_v2": family.kohya_version == "sd_v2",
         "ss_sd_model_name": _last_name(parts.base_name),
@@ -67,7 +66,7 @@ def metadata(
         "ss_flip_aug": dataset.flip,
         "ss_caption_dropout_rate": dataset.caption_dropout,
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"{family.modelspec(parts)}/lora",
+        "modelspec.architecture": family.modelspec(parts) + METHODS[job.method].modelspec,
         "modelspec.title": _last_name(job.name),
         "modelspec.date": datetime.datetime.fromtimestamp(started_at, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S"),
         "modelspec.prediction_type": {"v_prediction": "v"}.get(parts.prediction_type, parts.prediction_type),

@@ -30,7 +30,7 @@ from nosnja_gui.events import Failed, Finished, Started, Stopped
 from nosnja_gui.families import Family, Parts
 from nosnja_gui.grids import GridPlan, Look
 from nosnja_gui.jobs import GridJob
-from nosnja_gui.methods import METHODS
+from nosnja_gui.methods import put_on, set_weights, take_off
 from nosnja_gui.progress import Progress
 from nosnja_gui.runs import RunFolder
 from nosnja_gui.settings import UserError
@@ -271,14 +271,14 @@ def _paint_with(family: Family, parts: Parts, grid: Grid, pictures: Sequence[Pic
 
 def _put_on(family: Family, parts: Parts, loras: Sequence[tuple[Path, float]]) -> None:
     """Have exactly these LoRAs on, each loaded once for as long as it is needed."""
-    method = METHODS["lora"]
     wanted = {f"{file.stem}-{lora_hash(file)[:12]}": (file, weight) for file, weight in loras}
-    for name in [name for name in parts.adapters if wanted and name not in wanted]:
-        method.remove(family, parts, name)
+    on = {name for worn in parts.worn.values() for name in worn}
+    for name in sorted(on - set(wanted)) if wanted else ():
+        take_off(family, parts, name)
     for name, (file, _) in wanted.items():
-        if name not in parts.adapters:
-            method.apply(family, parts, file, name)
-    method.set_weights(family, parts, {name: weight for name, (_, weight) in wanted.items()})
+        if name not in on:
+            put_on(family, parts, file, name)
+    set_weights(family, parts, {name: weight for name, (_, weight) in wanted.items()})
 
 
 def _paint_batch(family: Family, parts: Parts, grid: Grid, batch: Sequence[Picture], encodings: dict, voice: Voice) -> None:

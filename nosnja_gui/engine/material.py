@@ -11,6 +11,7 @@ from nosnja_gui.dataset.images import content_key
 from nosnja_gui.engine.cache import key_of
 from nosnja_gui.families import Family
 from nosnja_gui.jobs import TrainJob
+from nosnja_gui.methods import METHODS
 from nosnja_gui.models import find_lora
 from nosnja_gui.plan import arrange, look
 from nosnja_gui.settings import UserError
@@ -66,7 +67,7 @@ def prepare(job: TrainJob, workspace: Workspace, processes: int = 1) -> Material
         family=family,
         model=model,
         vae=found.vae,
-        start_from=find_lora(job.lora.start_from, workspace.models),
+        start_from=find_lora(job.lora.start_from, workspace.models) if "lora" in METHODS[job.method].groups else None,
         resolution=resolution,
         training=arranged.training,
         held_out=arranged.held_out,

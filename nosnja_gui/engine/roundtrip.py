@@ -1,4 +1,4 @@
-"""Every LoRA file that is written is read back at once by the readers that its users have, and a forward pass is compared."""
+"""Every file that is written is read back at once by the readers that its users have, and a forward pass is compared."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from nosnja_gui.adapters.reading import read
 from nosnja_gui.engine.sampler import evaluating
 from nosnja_gui.families import Family, Parts
 from nosnja_gui.families.loading import quiet
+from nosnja_gui.methods import Method, only, set_weights
 from nosnja_gui.methods.lora import ENTRY as LORA
 from nosnja_gui.settings import UserError
 
@@ -23,6 +24,8 @@ PROBE_PROMPT = "a photo of a person in front of a house"
 PROBE_LATENT = 16
 """Side of the latents of the compared forward pass: its result says as much as that of a whole picture, in a fraction of the time."""
 CHECKED = "nosnja-check"
+LARGEST_LOSS = 0.1
+"""A share of the effect. float16 leaves a thousandth or so."""
 DIFFUSERS_READS = ("kohya", "diffusers")
 """ComfyUI's own layout is read by ComfyUI only; its file is read back by our reader alone."""
 
@@ -38,6 +41,29 @@ class RoundTrip:
     def __str__(self) -> str:
         theirs = "" if self.diffusers is None else f", by diffusers: {self.diffusers:.1e}"
         return f"read back: {self.ours:.1e} of its effect away{theirs}"
+
+
+def check_trained(family: Family, parts: Parts, method: Method, file: Path, layout: str, trigger: str = "") -> RoundTrip:
+    """Compare `file` with what is being trained on these parts. Raises UserError where it is not read back as it was trained."""
+    if method.groups == LORA.groups:
+        return check(family, parts, LORA.trained(family, parts), file, layout)
+    prompt = f"{trigger} {PROBE_PROMPT}".strip()
+    weights = {name: weight for worn in parts.worn.values() for name, weight in worn.items()}
+    with evaluating(parts):
+        expected = forward(family, parts, prompt)
+        with only(family, parts, file, CHECKED):
+            ours = forward(family, parts, prompt)
+        set_weights(family, parts, {})
+        try:
+            base = forward(family, parts, prompt)
+        finally:
+            set_weights(family, parts, weights)
+    # A method that changes the model itself leaves nothing to compare with: then its output's own size is the measure.
+    effect = _largest(base, expected) or max(values.abs().max().item() for values in expected)
+    away = _largest(expected, ours) / max(effect, 1e-12)
+    if away > LARGEST_LOSS:
+        raise UserError(f"{file} is not read back as it was trained, {away:.0%} of its effect is lost: keep it, choose a finer precision.")
+    return RoundTrip(away, None)
 
 
 def check(family: Family, parts: Parts, adapter: Adapter, file: Path, layout: str) -> RoundTrip:
@@ -64,9 +90,9 @@ def check(family: Family, parts: Parts, adapter: Adapter, file: Path, layout: st
 
 
 @torch.no_grad()
-def forward(family: Family, parts: Parts) -> list[torch.Tensor]:
+def forward(family: Family, parts: Parts, prompt: str = PROBE_PROMPT) -> list[torch.Tensor]:
     """One pass of the denoiser and of the text encoders at fixed inputs."""
-    text = family.encode_prompts(parts, [PROBE_PROMPT])
+    text = family.encode_prompts(parts, [prompt])
     generator = torch.Generator().manual_seed(1)
     noisy = torch.randn((1, parts.denoiser.config.in_channels, PROBE_LATENT, PROBE_LATENT), generator=generator).to(parts.device)
     timesteps = torch.tensor([500], device=parts.device)

@@ -198,7 +198,7 @@ def _lengthened(text: TextEncoding, tokens: int, empty: TextEncoding) -> TextEnc
 def _text_state(parts: Parts) -> tuple:
     """Differs whenever the text encoders or what is put onto them does: sums of their weights, and the adapters' weights."""
     sums = [parameter.detach().sum(dtype=torch.float64) for encoder in parts.text_encoders for parameter in encoder.parameters()]
-    return (*(torch.stack(sums).tolist() if sums else ()), *sorted(parts.adapters.items()))
+    return (*(torch.stack(sums).tolist() if sums else ()), *sorted((method, *sorted(worn.items())) for method, worn in parts.worn.items()))
 
 
 def _batches(requests: Sequence[ImageRequest], texts: list[tuple[TextEncoding, TextEncoding]], batch_size: int) -> list[list[int]]:

@@ -37,6 +37,7 @@ from nosnja_gui.families import Family, Parts, TextEncoding
 from nosnja_gui.files import free_bytes, write_atomic
 from nosnja_gui.jobs import TrainJob
 from nosnja_gui.methods import METHODS, Method, Trainable
+from nosnja_gui.methods.lora import ENTRY as LORA
 from nosnja_gui.models import identify
 from nosnja_gui.plan import due
 from nosnja_gui.progress import Progress
@@ -152,7 +153,7 @@ def _train(job: TrainJob, run: RunFolder, workspace: Workspace, accelerator: Acc
             change_rate(training, rate, done, voice)
         if save_now:
             for file in names_due(training, final, done, epoch_done, save_asked):
-                save_lora(training, run, file, done, epoch + 1, voice)
+                save_weights(training, run, file, done, epoch + 1, voice)
         if not stop_now:
             try:
                 stop_asked = _stop_asked(run, accelerator, done)
@@ -167,7 +168,7 @@ def _train(job: TrainJob, run: RunFolder, workspace: Workspace, accelerator: Acc
             except _Stopped:
                 stop_now = not last  # what is finished with its last step is finished
                 if stop_now and not save_asked:
-                    save_lora(training, run, step_file(final, done), done, epoch + 1, voice)
+                    save_weights(training, run, step_file(final, done), done, epoch + 1, voice)
         if (state_now or stop_now) and not last:
             save_state(training, run, done, epoch + 1, voice)
         if stop_now:
@@ -177,7 +178,7 @@ def _train(job: TrainJob, run: RunFolder, workspace: Workspace, accelerator: Acc
         meter.restart()
 
     if start >= total:
-        save_lora(training, run, final, total, epochs, voice)
+        save_weights(training, run, final, total, epochs, voice)
     read_back(training, run, final, voice)
     accelerator.wait_for_everyone()
     voice.say(events.Finished(files=[_relative(final, run)], seconds=time.monotonic() - began))
@@ -217,8 +218,9 @@ class Training:
         return dict(itertools.chain(*(zip(trainable.names, trainable.parameters, strict=True) for trainable in self.trainables)))
 
     @property
-    def trains_text_encoder(self) -> bool:
-        return bool(self.job.optimizer.text_encoder_learning_rate)
+    def trains_text(self) -> bool:
+        """Whether the same caption is encoded to something else after a step."""
+        return any(trainable.of_text for trainable in self.trainables)
 
     def view(self, picture: Picture, mirrored: bool = False) -> View:
         return View(picture.path, *self.material.shapes[picture.path], mirrored, (picture.width, picture.height))
@@ -237,9 +239,9 @@ def begin(job: TrainJob, material: Material, accelerator: Accelerator, voice: Vo
     wanted = job.model.prediction_type
     _, parts = load_model(material.model, device, dtype, vae=material.vae, prediction_type=None if wanted == "auto" else wanted)
     torch.manual_seed(derive(job.training.seed, "start"))
-    trainables = method.attach(family, parts, getattr(job, job.method), bool(job.optimizer.text_encoder_learning_rate))
+    trainables = method.attach(family, parts, job.recipe())
     if material.start_from:
-        start_from(material, family, method, parts, getattr(job, job.method), voice)
+        start_from(material, family, parts, job.lora.rank, voice)
     if job.training.gradient_checkpointing:
         parts.denoiser.enable_gradient_checkpointing()
     return Training(
@@ -258,17 +260,17 @@ def begin(job: TrainJob, material: Material, accelerator: Accelerator, voice: Vo
     )
 
 
-def start_from(material: Material, family: Family, method: Method, parts: Parts, settings: Any, voice: Voice) -> None:
+def start_from(material: Material, family: Family, parts: Parts, rank: int, voice: Voice) -> None:
     """Let the training go on from a LoRA file, and say what of it that leaves out."""
     file = material.start_from
-    adapter, report = lora_files.for_training(file, family, identify(material.model)[1], settings.rank)
+    adapter, report = lora_files.for_training(file, family, identify(material.model)[1], rank)
     if report:
-        voice.warn(f"{file.name} was brought to rank {settings.rank}, which keeps {report.kept:.1%} of what it changes.")
-    trained = method.trained(family, parts).updates
+        voice.warn(f"{file.name} was brought to rank {rank}, which keeps {report.kept:.1%} of what it changes.")
+    trained = LORA.trained(family, parts).updates
     left_out = [address for address in (*adapter.updates, *adapter.biases) if address not in trained]
     if left_out:
         voice.warn(f"{len(left_out)} modules of {file.name}, such as '{'.'.join(left_out[0])}', are not trained here and are left out.")
-    method.start_from(family, parts, adapter)
+    LORA.start_from(family, parts, adapter)
 
 
 def check_disk(training: Training, run: RunFolder) -> None:
@@ -295,7 +297,7 @@ def encode(training: Training, cache: Cache, voice: Voice, stop: Callable[[], No
 
     voice.stage("Encoding pictures", len(set(views)))
     training.latents = encode_pictures(training.family, parts, views, cache, advance)
-    if not training.trains_text_encoder:
+    if not training.trains_text:
         captions = {picture.caption or "" for picture in material.training + material.held_out} | {""}
         voice.stage("Encoding captions", len(captions))
         training.encodings = encode_captions(training.family, parts, captions, training.job.model.clip_skip, cache, advance)
@@ -311,7 +313,7 @@ def away(training: Training) -> None:
 
 
 def idle_modules(training: Training) -> list[torch.nn.Module]:
-    return [training.parts.vae, *(training.parts.text_encoders if not training.trains_text_encoder else [])]
+    return [training.parts.vae, *(training.parts.text_encoders if not training.trains_text else [])]
 
 
 # ---------------------------------------------------------------- a step
@@ -349,6 +351,9 @@ def update(training: Training) -> torch.Tensor | None:
     training.scaler.step(training.optimizer)
     training.scaler.update()
     training.optimizer.zero_grad()
+    for trainable in training.trainables:
+        if trainable.after_update:
+            trainable.after_update()
     return norm
 
 
@@ -593,7 +598,7 @@ def step_file(final: Path, step: int) -> Path:
     return final.with_name(f"{final.stem}-step-{step:05d}.safetensors")
 
 
-def save_lora(training: Training, run: RunFolder, file: Path, step: int, epoch: int, voice: Voice) -> None:
+def save_weights(training: Training, run: RunFolder, file: Path, step: int, epoch: int, voice: Voice) -> None:
     if not training.accelerator.is_main_process:
         return
     job, material = training.job, training.material
@@ -622,7 +627,7 @@ def read_back(training: Training, run: RunFolder, file: Path, voice: Voice) -> N
     for module in idle_modules(training):
         module.to(parts.device)
     try:
-        result = roundtrip.check(family, parts, method.trained(family, parts), file, training.job.saving.layout)
+        result = roundtrip.check_trained(family, parts, method, file, training.job.saving.layout, training.material.trigger)
     finally:
         away(training)
     voice.say(events.ReadBack(file=_relative(file, run), ours=result.ours, diffusers=result.diffusers))

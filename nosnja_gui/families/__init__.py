@@ -38,11 +38,16 @@ class Parts:
     base_name: str
     base_hash: str
     """Short hash of the base weights, written into what is trained on them."""
-    adapters: dict[str, float] = field(default_factory=dict)
-    """Applied adapters by name and weight, kept by the methods."""
+    worn: dict[str, dict[str, float]] = field(default_factory=dict)
+    """What is put on, by method, name and weight; kept by the methods."""
     patches: dict[str, Adapter] = field(default_factory=dict)
     """What of them is added to the weights themselves, and the weights as they were, by part, module and "weight" or "bias"."""
     originals: dict[tuple[str, str, str], torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def adapters(self) -> dict[str, float]:
+        """Applied LoRAs by name and weight."""
+        return self.worn.setdefault("lora", {})
 
 
 @dataclass(frozen=True)

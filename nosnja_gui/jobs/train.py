@@ -8,6 +8,7 @@ from nosnja_gui.adapters.writing import Layout
 from nosnja_gui.jobs.dataset import DatasetSettings
 from nosnja_gui.jobs.optimizer import OptimizerSettings, ScheduleSettings
 from nosnja_gui.jobs.shared import CfgScale, DenoisingSteps, ModelSettings, ShownSampler, Side
+from nosnja_gui.methods import MethodSettings, Recipe
 from nosnja_gui.methods.lora import LoraSettings
 from nosnja_gui.settings import Settings, Shown, Slider
 
@@ -97,6 +98,11 @@ class TrainJob(Settings):
     validation: Annotated[ValidationSettings, Field(title="Validation")] = ValidationSettings()
     output: str = ""
     """The run folder; empty makes a new one in the workspace's runs folder."""
+
+    def recipe(self) -> Recipe:
+        """What methods go by."""
+        groups = {name: value for name, value in self if isinstance(value, MethodSettings)}
+        return Recipe(groups, self.trigger, bool(self.optimizer.text_encoder_learning_rate), self.model.precision)
 
     def without_effect(self) -> list[str]:
         """Settings that change nothing as the others stand, so that a form can show it."""

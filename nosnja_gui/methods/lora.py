@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,13 +19,16 @@ from nosnja_gui.adapters import Adapter, Address, LowRank, Update
 from nosnja_gui.adapters.reading import read
 from nosnja_gui.adapters.writing import Layout, Precision, encode
 from nosnja_gui.files import write_atomic
-from nosnja_gui.methods import MethodSettings, Trainable
+from nosnja_gui.methods import TRAINED, MethodSettings, Recipe, Trainable
 from nosnja_gui.settings import Shown, Slider, UserError
+from nosnja_gui.sources import described
 
 if TYPE_CHECKING:
     import torch
 
     from nosnja_gui.families import Family, Parts
+    from nosnja_gui.families.demand import Demand
+    from nosnja_gui.sources import Source
 
 
 class LoraSettings(MethodSettings):
@@ -44,16 +47,35 @@ class LoraSettings(MethodSettings):
         return self.alpha / self.rank
 
 
-TRAINED = "trained"
-"""Name of the adapter that is being trained."""
-
-
 class Lora:
     name = "lora"
     title = "LoRA"
-    settings = LoraSettings
+    groups = ("lora",)
+    modelspec = "/lora"
+    whole = False
 
-    def attach(self, family: Family, parts: Parts, settings: LoraSettings, train_text_encoder: bool) -> list[Trainable]:
+    def problems(self, recipe: Recipe, family: Family, source: Source) -> dict[str, str]:
+        return {}
+
+    def trained_numbers(self, recipe: Recipe, demand: Demand) -> int:
+        """Two matrices for each layer: inputs x rank and rank x outputs (Hu et al. 2021, section 4.1)."""
+        settings: LoraSettings = recipe.settings["lora"]
+        widths = demand.adapter_widths.items()
+        return settings.rank * sum(width for part, width in widths if recipe.train_text_encoder or not part.startswith("text_encoder"))
+
+    def about(self, recipe: Recipe) -> dict[str, Any]:
+        settings: LoraSettings = recipe.settings["lora"]
+        return {
+            "ss_network_module": "networks.lora",
+            "ss_network_dim": settings.rank,
+            "ss_network_alpha": settings.alpha,
+            "ss_network_dropout": settings.dropout,
+        }
+
+    def recognises(self, names: Collection[str], metadata: Mapping[str, str]) -> bool:
+        return described(names) == "a LoRA or one of its kin"
+
+    def attach(self, family: Family, parts: Parts, recipe: Recipe) -> list[Trainable]:
         """Add a LoRA in float32 to every attention projection, whatever the precision of the frozen model.
 
         The down matrices are drawn on the CPU, so a seed gives the same start on every device; the up matrices are zero, so
@@ -61,9 +83,10 @@ class Lora:
         """
         from peft import LoraConfig
 
+        settings: LoraSettings = recipe.settings["lora"]
         trainables = []
         for part, (module, suffixes) in family.trainable_modules(parts).items():
-            if part.startswith("text_encoder") and not train_text_encoder:
+            if part.startswith("text_encoder") and not recipe.train_text_encoder:
                 continue
             config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=list(suffixes))
             _inject(config, module, TRAINED)
@@ -98,13 +121,14 @@ class Lora:
         metadata: Mapping[str, str],
         precision: Precision = "float16",
         layout: Layout = "kohya",
-    ) -> None:
+    ) -> list[Path]:
         """Write the trained adapter. Raises UserError, and leaves an old file alone, if a weight is not a finite number."""
         try:
             content = encode(self.trained(family, parts), family.names(parts), layout, precision, metadata)
         except UserError as error:
             raise UserError(str(error).replace("Nothing was written", f"{file} was not written")) from None
         write_atomic(file, content)
+        return []
 
     def start_from(self, family: Family, parts: Parts, adapter: Adapter) -> None:
         """Begin where a LoRA left off: plain updates of the trained rank or less, of modules that are trained.

@@ -55,7 +55,8 @@ class Train:
 
     def __init__(self, window: Window) -> None:
         self.window, self.workspace = window, window.workspace
-        self.form = Form(TrainJob, values=_first_values(), overrides={"model.path": self._list_field, "model.vae": self._list_field})
+        overrides = {"model.path": self._list_field, "model.vae": self._list_field, "method": self._method_field}
+        self.form = Form(TrainJob, values=_first_values(), overrides=overrides)
         self.starter = Starter(window)
         self.keeper = Keeper(window)
 
@@ -75,28 +76,34 @@ class Train:
                 with gr.Column(elem_classes="nosnja-train-group"):
                     self.dataset = widget("train_dataset", {}, elem_id="field-dataset-path")
                     form.add("model.path", "name", "trigger")
-                self.method = gr.Radio(
-                    [(t(method.title), name) for name, method in METHODS.items()],
-                    value=TrainJob().method, label=t("Method"), visible=len(METHODS) > 1, elem_id="field-method",
-                )  # fmt: skip
+                with gr.Column(elem_classes="nosnja-train-group"):
+                    form.add("method")
                 rates = ("optimizer.learning_rate", "optimizer.text_encoder_learning_rate")
                 course = ("schedule.name", "schedule.warmup_share", "schedule.restarts", "schedule.power")
                 self._group(t("Learning"), "rate", *rates, *course)
                 length = ("training.epochs", "dataset.repeats", "training.batch_size", "dataset.resolution")
                 self._group(t("Length and pictures"), "length", *length)
-                self.of_method = {}
-                for name, method in METHODS.items():
-                    essential = [setting for setting in form.rest_of(name) if form.settings[setting].shown.essential]
-                    with gr.Column(elem_classes="nosnja-train-group", visible=name == TrainJob().method) as self.of_method[name]:
-                        gr.HTML(t(method.title), elem_classes="nosnja-train-heading")
+                self.of_methods: list[tuple[str, gr.blocks.BlockContext]] = []
+                titles, chosen = groups_of(TrainJob), METHODS[TrainJob().method].groups
+                for group in dict.fromkeys(group for method in METHODS.values() for group in method.groups):
+                    essential = [setting for setting in form.rest_of(group) if form.settings[setting].shown.essential]
+                    with gr.Column(elem_classes="nosnja-train-group", visible=group in chosen) as column:
+                        gr.HTML(t(titles[group]), elem_classes="nosnja-train-heading")
                         form.add(*essential)
+                    self.of_methods.append((group, column))
                 self._group(t("Previews"), "prompts", "preview.prompts")
                 gr.HTML(t("More settings"), elem_classes="nosnja-train-heading")
-                for group, title in groups_of(TrainJob).items():
+                of_some_method = {group for group, _ in self.of_methods}
+                for group, title in titles.items():
                     if rest := form.rest_of(group):
                         rest = [name for name in rest if name not in ("dataset.path", "model.path")]
-                        with gr.Accordion(t(title), open=False, elem_id=f"train-more-{group}", elem_classes="nosnja-train-more"):
+                        with gr.Accordion(
+                            t(title), open=False, visible=group not in of_some_method or group in chosen,
+                            elem_id=f"train-more-{group}", elem_classes="nosnja-train-more",
+                        ) as accordion:  # fmt: skip
                             form.add(*rest)
+                        if group in of_some_method:
+                            self.of_methods.append((group, accordion))
             with gr.Column(scale=5, min_width=420, elem_classes="nosnja-train-side"):
                 with gr.Row(elem_classes="nosnja-train-buttons"):
                     self.start = gr.Button(t("Start training"), variant="primary", elem_id="train-start")
@@ -108,6 +115,9 @@ class Train:
         with gr.Column(elem_classes="nosnja-train-group"):
             gr.HTML(heading, elem_classes="nosnja-train-heading")
             self.form.add(*names, classes=f"nosnja-train-{kind}")
+
+    def _method_field(self, setting: Setting, common: dict[str, Any]) -> gr.Radio:
+        return gr.Radio([(t(title), value) for title, value in setting.choices], **common)
 
     def _list_field(self, setting: Setting, common: dict[str, Any]) -> gr.Dropdown:
         return gr.Dropdown(self._listed()[setting.name], allow_custom_value=True, **common)
@@ -137,10 +147,13 @@ class Train:
         opened = [self.window.run, self.window.tabs, self.side]
         for button, handler in ((self.start, self.started), (self.enqueue, self.queued)):
             button.click(spoken(handler), given, opened, trigger_mode="once", **quiet)
-        self.method.change(self.method_chosen, self.method, list(self.of_method.values()), **quiet)
+        method = form.components["method"]
+        method.change(self.method_chosen, method, [block for _, block in self.of_methods], **quiet)
 
     def method_chosen(self, name: str) -> list[Any]:
-        return [gr.update(visible=name == method) for method in self.of_method]
+        """Only what the chosen method goes by is shown; the rest keeps its values."""
+        groups = METHODS[name].groups if name in METHODS else ()
+        return [gr.update(visible=group in groups) for group, _ in self.of_methods]
 
     def typed(self, language: str, taken: dict[str, Any], dataset: str, preset: str, *given: Any) -> list[Any]:
         """A field was changed. Before a fresh page has the form as it was left, nothing is remembered of it."""
