@@ -9,8 +9,9 @@ The floors of the house; a module only ever imports from its own floor and those
     jobs     jobs/, runs, presets, foreign/, logs            what is asked for, and what became of it
              models, hardware, plan, estimate, grids, gridpage, library, publishing, places
                                                             what there is, and what a job would do with it
-    shelves  dataset/, families/, methods/, captioners/, adapters/, axes, schedules
-             sources, weights, sheet, infotext, tokens      one file per entry; torch only inside functions
+    shelves  dataset/, families/, methods/, captioners/, adapters/, axes, schedules, timesteps
+             sources, weights, embeddings, hypernetworks, sheet, infotext, tokens, emphasis
+                                                            one file per entry; torch only inside functions
     words    settings, events, workspace, registry, files, processes, progress, install
                                                             the standard library, pydantic, yaml
 """

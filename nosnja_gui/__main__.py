@@ -35,7 +35,9 @@ from nosnja_gui.commands import (
     working,
     workspace_of,
 )
-from nosnja_gui.jobs import CaptionJob, DemoJob, GridJob, TrainJob, workspace_path
+from nosnja_gui.dataset.concepts import parse, with_folder
+from nosnja_gui.jobs import DEMO_METHODS, CaptionJob, DemoJob, GridJob, TrainJob, workspace_path
+from nosnja_gui.methods import METHODS
 from nosnja_gui.progress import Progress
 from nosnja_gui.runs import RunFolder, identifier
 from nosnja_gui.settings import UserError, merge_dotted, read_yaml
@@ -147,6 +149,7 @@ def add_demo(verbs: Any) -> None:
     added.add_argument("run", nargs="?", metavar="RUN_FOLDER", help="go on with this demo")
     added.add_argument("--output", metavar="FOLDER", help="where everything goes (else a new folder in the workspace's runs)")
     added.add_argument("--quick", action="store_true", help="shorter training and fewer pictures: to see that it works")
+    added.add_argument("--method", choices=DEMO_METHODS, default=None, help="by which method the costume is learned (lora)")
     drawn = "only draw a dataset to try things on: people in folk costume, 8-bit pictures, or one particular dog"
     added.add_argument("--draw", choices=("costume", "style", "dog"), help=drawn)
 
@@ -163,12 +166,12 @@ def demo(arguments: argparse.Namespace) -> int:
         print(f"Next: caption them with --model {blip}, put in a trigger word, train with --preset demo --model {model}.")
         return 0
     if arguments.run is not None:
-        if arguments.output or arguments.quick:
-            raise UserError("A demo goes on as it was begun: leave out --output and --quick, or begin a new one.")
+        if arguments.output or arguments.quick or arguments.method:
+            raise UserError("A demo goes on as it was begun: leave out --output, --quick and --method, or begin a new one.")
         run = RunFolder(run_path(arguments.run, workspace))
         job_of(run, DemoJob, "demo")
     else:
-        run = demos.open_run(workspace, output, arguments.quick)
+        run = demos.open_run(workspace, output, arguments.quick, arguments.method or "lora")
     if run.logged().state != "finished":
         print("The whole job on drawn pictures and a tiny Stable Diffusion: a few minutes, no model is downloaded.", flush=True)
         with working(run):
@@ -384,6 +387,7 @@ def show_changes(changes: Sequence[Any], total: int, everything: bool) -> None:
 
 def lint(word: str, captions: Mapping[str, str], nouns: Sequence[str], model: str, workspace: Workspace) -> int:
     """Print remarks on the word. The tokenizer is that of the model given, else of the first one in the workspace that has one."""
+    from nosnja_gui.dataset import identifiers
     from nosnja_gui.dataset import trigger as triggers
     from nosnja_gui.tokens import clip_tokenizer
 
@@ -393,6 +397,8 @@ def lint(word: str, captions: Mapping[str, str], nouns: Sequence[str], model: st
     tokenizer = clip_tokenizer(workspace_path(model, workspace.models) if model else inside[0].parents[1])
     for remark in triggers.lint(word, tokenizer, captions, class_noun=nouns):
         print(f"{'warning' if remark.warning else 'note'}: {remark.message}")
+    if not identifiers.explain(word, tokenizer).good:
+        print(f"note: Words of one rare token that mean nothing: {', '.join(identifiers.proposals(captions.values()))}.")
     return 0
 
 
@@ -414,7 +420,25 @@ def add_train(verbs: Any) -> None:
     added.add_argument("--model", default=None, help="the base model, a file or a folder, by path or by its name in the workspace")
     added.add_argument("--output", default=None, help="the run folder (else a new one in the workspace's runs)")
     added.add_argument("--name", default=None, help="name of the LoRA (else that of the output folder or dataset)")
-    added.add_argument("--trigger", default=None, metavar="WORD", help="the trigger word in the captions, kept in the LoRA's metadata")
+    added.add_argument("--trigger", default=None, metavar="WORD", help="the trigger word in the captions, kept in the file's metadata")
+    added.add_argument("--method", default=None, choices=sorted(METHODS), help="what is trained (else as the preset says)")
+    added.add_argument(
+        "--num_class_images",
+        "--class-images",
+        type=int,
+        default=None,
+        metavar="N",
+        dest="class_images",
+        help="so many pictures of the class, painted by the base model, keep it as it was (prior preservation)",
+    )
+    added.add_argument(
+        "--class_prompt",
+        "--class-prompt",
+        default=None,
+        metavar="PROMPT",
+        dest="class_prompt",
+        help='what they show, such as "a photo of a dog" (else the captions without the trigger word)',
+    )
     added.add_argument("--queue", action="store_true", help="let it wait until the other runs of the workspace have ended; see `queue`")
     _add_set(added, "optimizer.learning_rate=1e-4")
 
@@ -422,7 +446,7 @@ def add_train(verbs: Any) -> None:
 def train(arguments: argparse.Namespace) -> int:
     workspace = workspace_of(arguments)
     if arguments.run is not None:
-        names = ("preset", "dataset", "model", "output", "name", "trigger", "set")
+        names = ("preset", "dataset", "model", "output", "name", "trigger", "method", "class_images", "class_prompt", "set")
         options = ", ".join(f"--{name}" for name in names if getattr(arguments, name))
         if options:
             raise UserError(f"A run goes on with its own settings: leave out {options}, or begin a new run.")
@@ -448,8 +472,11 @@ def train(arguments: argparse.Namespace) -> int:
 
 def train_job(arguments: argparse.Namespace, workspace: Workspace) -> TrainJob:
     """The preset with the options and --set over it. Raises one UserError for all that is wrong or missing."""
-    named = {"dataset.path": "dataset", "model.path": "model", "output": "output", "name": "name", "trigger": "trigger"}
+    named = {"dataset.path": "dataset", "model.path": "model", "output": "output", "name": "name", "trigger": "trigger", "method": "method"}
+    named |= {"prior.images": "class_images"}
     options = {setting: getattr(arguments, option) for setting, option in named.items() if getattr(arguments, option) is not None}
+    if arguments.class_prompt is not None:
+        options["prior.class_prompts"] = [arguments.class_prompt]
     job = presets.train_job(arguments.preset or presets.DEFAULT, {**options, **changes_of(arguments.set)})
     missing = [
         *([] if job.dataset.path else ["No dataset is given: add --dataset FOLDER."]),
@@ -458,6 +485,8 @@ def train_job(arguments: argparse.Namespace, workspace: Workspace) -> TrainJob:
     if missing:
         raise UserError("\n".join(missing))
     places = {"dataset.path": settled(job.dataset.path, workspace.datasets), "model.path": settled(job.model.path, workspace.models)}
+    places["prior.folder"] = settled(job.prior.folder, workspace.datasets) if job.prior.folder else ""
+    places["dataset.concepts"] = [with_folder(line, settled(parse(line).folder, workspace.datasets)) for line in job.dataset.concepts]
     if job.name == TrainJob().name:
         places["name"] = Path(job.output or places["dataset.path"]).name or job.name
     return job.changed(**places)

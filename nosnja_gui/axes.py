@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from nosnja_gui import events
 from nosnja_gui.settings import Settings, UserError
+from nosnja_gui.weights import PICKLED
 
 Value = Any
 Given = str | float | int
@@ -460,8 +461,8 @@ def find_lora(text: str, context: Context) -> Path:
     for given in (Path(text).expanduser(), *(folder / text for folder in folders)):
         for path in (given, given.with_name(given.name + ".safetensors") if given.name else given):
             if path.is_file():
-                if path.suffix.lower() != ".safetensors":
-                    raise UserError(f"takes .safetensors files only (got {text})")
+                if path.suffix.lower() not in (".safetensors", *PICKLED):
+                    raise UserError(f"takes .safetensors, .pt and .bin files only (got {text})")
                 return path
         if (given / "run.yaml").is_file() and (saved := saved_epochs(given)):
             return saved[-1].file
@@ -475,7 +476,8 @@ def _models(values: Sequence[Given], context: Context) -> list[str]:
             raise UserError(f"names a model that cannot exist: {value[:40]}…")
         given = Path(value).expanduser()
         named = context.models / value if context.models else given
-        if not given.exists() and not named.exists():
+        trained = context.runs / value if context.runs else given
+        if not given.exists() and not named.exists() and not trained.exists():
             raise UserError(f"names a model that does not exist: {value}")
         return value
 

@@ -22,7 +22,9 @@ from nosnja_gui import hardware
 from nosnja_gui.events import Started, Step, from_values
 from nosnja_gui.families.demand import Demand
 from nosnja_gui.jobs import TrainJob
+from nosnja_gui.jobs.optimizer import OPTIMIZERS
 from nosnja_gui.methods import METHODS
+from nosnja_gui.methods.lora import trained_parts
 from nosnja_gui.models import demand_of, find_model, native_size
 from nosnja_gui.plan import TrainPlan
 from nosnja_gui.runs import RunFolder, identifier, runs_in
@@ -37,8 +39,10 @@ LIBRARIES = 0.5 * GIB
 ALLOCATED_ON_PROCESSOR = 1.9
 """Memory for each number that a step keeps on a processor, as a multiple of its size: temporaries come on top. Measured with the
 demo kit (batch 1 and 8, with and without gradient checkpointing)."""
-PER_PARAMETER = {"adamw": 4 + 4 + 8, "adamw8bit": 4 + 4 + 2, "prodigy": 4 + 4 + 16}
-"""Bytes for each trained parameter: itself and its gradient in float32, and AdamW's two moments."""
+PER_PARAMETER = 4 + 4
+"""Bytes for each trained parameter: itself and its gradient in float32. The optimiser's state comes on top."""
+GRADIENT = 4
+"""That of the gradient alone, where the parameters are the model's own."""
 TABLE_LIMIT = 2**30
 """Latents and encoded captions stay on the card up to this size each."""
 ENCODED_AT_ONCE = 4 * 512 * 512
@@ -89,7 +93,7 @@ class Advice:
     """A change that would save memory."""
 
     kind: str
-    """Which one, whatever the words: gradient_checkpointing, batch_size, adamw8bit, text_encoder, resolution, rank."""
+    """Which one, whatever the words: gradient_checkpointing, batch_size, adamw8bit, lion8bit, text_encoder, resolution, rank."""
     text: str
     changes: dict[str, Any]
     """Values by dotted setting."""
@@ -161,10 +165,15 @@ def memory(job: TrainJob, plan: TrainPlan, demand: Demand, on_gpu: bool) -> dict
     half = job.model.precision in ("float16", "bfloat16") or (job.model.precision == "auto" and on_gpu)
     number = 2 if half else 4
     vae_number = 2 if half and on_gpu else 4
-    trains_text = bool(job.optimizer.text_encoder_learning_rate)
-    frozen = {"unet": unet.parameters * number, "vae": vae.parameters * vae_number, "text_encoder": text.parameters * number}
-    trained = trained_parameters(job, demand) * PER_PARAMETER[job.optimizer.name]
+    trains_text = _trains_text(job)
+    whole = METHODS[job.method].whole
+    # A model that is trained itself is float32 throughout, whatever it computes in.
+    weight = 4 if whole else number
+    frozen = {"unet": unet.parameters * weight, "vae": vae.parameters * vae_number, "text_encoder": text.parameters * weight}
+    trained = trained_parameters(job, demand) * ((0 if whole else PER_PARAMETER) + job.optimizer.chosen.state_bytes)
+    gradients = trained_parameters(job, demand) * GRADIENT if whole else 0
     kept = (_kept(job, plan, demand) + (text.kept_numbers() if trains_text else 0)) * job.training.batch_size * number
+    kept += _rebuilt(job, demand, number)
     captions = 0 if trains_text else _captions_bytes(plan, demand, number)
     tables = min(TABLE_LIMIT, _latents_bytes(job, plan, demand)) + min(TABLE_LIMIT, captions)
     pixels = plan.resolution**2
@@ -173,13 +182,25 @@ def memory(job: TrainJob, plan: TrainPlan, demand: Demand, on_gpu: bool) -> dict
     decoding = vae.decoding_numbers(_preview_pixels(job, plan)) * vae_number if plan.samples else 0
     everything = sum(frozen.values()) + trained + tables
     if not on_gpu:
-        phases = {"encoding": encoding, "training": ALLOCATED_ON_PROCESSOR * kept, "previews": decoding}
+        phases = {"encoding": encoding, "training": gradients + ALLOCATED_ON_PROCESSOR * kept, "previews": decoding}
         return {phase: round(LIBRARIES + everything + needed) for phase, needed in phases.items()}
     # What a step doesn't need waits in the machine's memory meanwhile.
     at_work = frozen["unet"] + (frozen["text_encoder"] if trains_text else 0)
-    training = at_work + trained + tables + kept
+    training = at_work + trained + gradients + tables + kept
     phases = {"encoding": everything + encoding, "training": training, "previews": everything + decoding if decoding else 0}
     return {phase: round(CUDA_CONTEXT + needed) for phase, needed in phases.items()}
+
+
+def _trains_text(job: TrainJob) -> bool:
+    """Whether captions go through the text encoders in each step, forth and back."""
+    return job.teaches_word or bool(job.optimizer.text_encoder_learning_rate)
+
+
+def _rebuilt(job: TrainJob, demand: Demand, number: int) -> int:
+    """Bytes of weights that some of LoRA's kin put together anew in each step."""
+    if "lora" not in METHODS[job.method].groups:
+        return 0
+    return job.lora.rebuilt_bytes(trained_parts(job.recipe(), demand.layers), number, job.training.gradient_checkpointing)
 
 
 def trained_parameters(job: TrainJob, demand: Demand) -> int:
@@ -212,8 +233,10 @@ def _possible_changes(job: TrainJob, plan: TrainPlan) -> Iterator[tuple[bool, st
         gathered = training.batch_size * training.gradient_accumulation
         text = f"Batch size 1, {gathered} batches gathered: the same training, a little slower."
         yield True, "batch_size", text, {"training.batch_size": 1, "training.gradient_accumulation": gathered}
-    if job.optimizer.name == "adamw" and importlib.util.find_spec("bitsandbytes") is not None:
-        yield True, "adamw8bit", "AdamW8bit instead of AdamW: hardly any difference.", {"optimizer.name": "adamw8bit"}
+    chosen = job.optimizer.chosen
+    if chosen.smaller and importlib.util.find_spec(OPTIMIZERS[chosen.smaller].package) is not None:
+        text = f"{OPTIMIZERS[chosen.smaller].title} instead of {chosen.title}: hardly any difference."
+        yield True, chosen.smaller, text, {"optimizer.name": chosen.smaller}
     if job.optimizer.text_encoder_learning_rate:
         text = "Leave the text encoder alone: the trigger word is learned a little later."
         yield False, "text_encoder", text, {"optimizer.text_encoder_learning_rate": None}
@@ -241,7 +264,7 @@ def _kept(job: TrainJob, plan: TrainPlan, demand: Demand) -> float:
 
 def _views(job: TrainJob, plan: TrainPlan) -> int:
     """Pictures that are encoded; mirrored ones are others."""
-    return plan.pictures * (2 if job.dataset.flip else 1) + plan.held_out
+    return plan.pictures * (2 if job.dataset.flip else 1) + plan.held_out + plan.class_pictures
 
 
 def _latents_bytes(job: TrainJob, plan: TrainPlan, demand: Demand) -> int:
@@ -293,8 +316,9 @@ def duration(
 def flop_per_step(job: TrainJob, resolution: int, demand: Demand) -> float:
     """Work of a full step: all of its batches, forward and backward."""
     picture = demand.unet.training_flop(_positions(resolution), job.training.gradient_checkpointing)
-    text = demand.text_encoder.training_flop() if job.optimizer.text_encoder_learning_rate else 0.0
-    return (picture + text) * job.training.batch_size * job.training.gradient_accumulation
+    text = demand.text_encoder.training_flop() if _trains_text(job) else 0.0
+    shown = 2 if job.prior.wanted else 1  # as many class pictures as others
+    return (picture + text) * shown * job.training.batch_size * job.training.gradient_accumulation
 
 
 def card_tflops(name: str) -> float:
@@ -345,7 +369,7 @@ def earlier_run(job: TrainJob, plan: TrainPlan, model: Path, workspace: Workspac
 
 def _size_of_step(job: TrainJob, resolution: int) -> tuple[Any, ...]:
     training = job.training
-    trains_text = bool(job.optimizer.text_encoder_learning_rate)
+    trains_text = _trains_text(job)
     return (
         job.dataset.resolution or resolution, training.batch_size, training.gradient_accumulation,
         training.gradient_checkpointing, trains_text, job.model.precision,

@@ -39,9 +39,11 @@ from nosnja_gui.jobs import GridJob, ModelSettings, TrainJob, workspace_path
 from nosnja_gui.library import lora_folders
 from nosnja_gui.runs import RunFolder, identifier, runs_in
 from nosnja_gui.settings import UserError, merge_dotted
-from nosnja_gui.sources import PredictionType, described
+from nosnja_gui.sources import PUT_ON, PredictionType, described
 from nosnja_gui.workspace import Workspace
 
+PICKLED_FOLDERS = ("hypernetworks", "embeddings")
+"""Folders in that of the models whose .pt files are hypernetworks and textual inversions, as they are called in A1111."""
 MOST_LORAS_ELSEWHERE = 2000
 """Any other one can be given by its path."""
 RECORD, PAGE, CELLS = "grid.json", "page.html", "cells"
@@ -203,7 +205,7 @@ def _context(job: GridJob, workspace: Workspace, problems: list[tuple[str, str]]
         # What the grid itself says of the model goes before what the training was told.
         said = {name: getattr(model, name) for name in ("vae", "prediction_type", "precision")}
         model = trained.model.changed(**{name: value for name, value in said.items() if value not in ("", "auto")})
-    return replace(plain, trigger=job.trigger or trained.trigger, epochs=epochs, run=folder), model
+    return replace(plain, trigger=job.trigger or trained.word, epochs=epochs, run=folder), model
 
 
 def _check_length(name: str) -> None:
@@ -357,6 +359,8 @@ def list_loras(workspace: Workspace, last_only: bool = False) -> list[LoraFile]:
     for file in sorted(file for folder in lora_folders(workspace.models) for file in Path(folder).glob("*.safetensors")):
         if _is_lora(file):
             found.append(LoraFile(file.relative_to(workspace.models).as_posix(), file.stem, file))
+    for file in sorted(file for folder in PICKLED_FOLDERS for file in (workspace.models / folder).glob("*.pt")):
+        found.append(LoraFile(file.relative_to(workspace.models).as_posix(), file.stem, file))
     for place, file in models.elsewhere(workspace, "loras")[:MOST_LORAS_ELSEWHERE]:
         if file.suffix.lower() == ".safetensors":
             program = models.title_of(place)
@@ -376,7 +380,7 @@ def _is_lora(file: Path) -> bool:
     key = file, stat.st_size, stat.st_mtime_ns
     if key not in _known_loras:
         try:
-            _known_loras[key] = described(weights.header(file)) == "a LoRA or one of its kin"
+            _known_loras[key] = described(weights.header(file)) in PUT_ON
         except UserError:
             _known_loras[key] = False
     return _known_loras[key]

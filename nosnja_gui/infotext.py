@@ -101,6 +101,7 @@ def of_picture(
     model_hash: str = "",
     loras: Sequence[Network] = (),
     lora_hashes: Mapping[str, str] | None = None,
+    hypernets: Sequence[Network] = (),
     vae: str = "",
     vae_hash: str = "",
 ) -> Infotext:
@@ -119,7 +120,7 @@ def of_picture(
         "Clip skip": str(clip_skip) if clip_skip > 1 else "",
         "Lora hashes": hashes,
     }
-    return Infotext(prompt, negative_prompt, {key: value for key, value in settings.items() if value}, tuple(loras))
+    return Infotext(prompt, negative_prompt, {key: value for key, value in settings.items() if value}, tuple(loras), tuple(hypernets))
 
 
 def write(infotext: Infotext) -> str:
@@ -148,10 +149,14 @@ def with_axes(text: str, axes: Sequence[tuple[str, str, str] | None]) -> str:
 
 
 def lora_hash(file: Path) -> str:
-    """sha256 of all behind a safetensors file's header: whose first 12 digits A1111 writes (kohya's `addnet_hash_safetensors`)."""
+    """sha256 of all behind a safetensors file's header: whose first 12 digits A1111 writes (kohya's `addnet_hash_safetensors`).
+
+    Of files of another kind, which have no such header, that of the whole.
+    """
     digest = hashlib.sha256()
     with open(file, "rb") as opened:
-        opened.seek(8 + min(int.from_bytes(opened.read(8), "little"), file.stat().st_size))
+        if file.suffix.lower() not in weights.PICKLED:
+            opened.seek(8 + min(int.from_bytes(opened.read(8), "little"), file.stat().st_size))
         while block := opened.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -562,14 +567,15 @@ def as_grid_values(infotext: Infotext, models: Sequence[Known] = (), loras: Sequ
     if settings:
         vae = _find_vae(settings.get("VAE", ""), settings.get("VAE hash", ""), vaes, remarks)
         values["model.vae"] = vae.name if vae else ""
-    if infotext.loras:
-        first, *others = infotext.loras
-        if lora := _find_lora(first.name, infotext.lora_hashes.get(first.name.replace(",", ""), ""), loras, remarks):
+    networks = [*((lora, "LoRA") for lora in infotext.loras), *((hypernet, "hypernetwork") for hypernet in infotext.hypernets)]
+    if networks:
+        (first, kind), *others = networks
+        if lora := _find_lora(first.name, infotext.lora_hashes.get(first.name.replace(",", ""), ""), loras, remarks, kind):
             values |= {"lora": lora.name, "weight": first.weight, "run": lora.run}
             if first.text_encoder_weight is not None:
                 weight = _number(first.text_encoder_weight)
                 remarks.append(f"The LoRA {first.name} weighs {weight} in the text encoder there: here one weight is for both.")
-        remarks += [f"The LoRA {other.name} is left out: a grid has one for each cell." for other in others]
+        remarks += [f"The {kind} {other.name} is left out: a grid has one file for each cell." for other, kind in others]
     values |= _axes(infotext, models, loras, values, remarks)
     return Taken(values, tuple(dict.fromkeys([*remarks, *_without_counterpart(infotext)])))
 
@@ -656,17 +662,17 @@ def _model_hashes(path: Path) -> set[str]:
         return set()
 
 
-def _find_lora(name: str, digits: str, loras: Sequence[Known], remarks: list[str]) -> Known | None:
+def _find_lora(name: str, digits: str, loras: Sequence[Known], remarks: list[str], kind: str = "LoRA") -> Known | None:
     """By its file's name; of several of that name, the one with that hash."""
     named = [lora for lora in loras if name.casefold() in (lora.path.stem.casefold(), _stem(lora.name).casefold())]
     if not named:
-        remarks.append(f"There is no LoRA {_short(name)} here: the cells are painted without it.")
+        remarks.append(f"There is no {kind} {_short(name)} here: the cells are painted without it.")
         return None
     alike = [lora for lora in named if digits and _has_hash(lora.path, digits)]
     if digits and not alike:
-        remarks.append(f"The LoRA {name} there and the one here have the same name, but other weights.")
+        remarks.append(f"The {kind} {name} there and the one here have the same name, but other weights.")
     elif not digits and len(named) > 1:
-        remarks.append(f"There are {len(named)} LoRAs {_short(name)} here: {named[0].name} is taken.")
+        remarks.append(f"There are {len(named)} {kind}s {_short(name)} here: {named[0].name} is taken.")
     return (alike or named)[0]
 
 
@@ -787,8 +793,6 @@ WEIGHTED = re.compile(r"(?<!\\)\(|(?<!\\)\[|\b(BREAK|AND)\b")
 
 def _without_counterpart(infotext: Infotext) -> Iterator[str]:
     """A sentence for each thing that a grid does not do."""
-    for hypernet in infotext.hypernets:
-        yield f"The hypernetwork {hypernet.name} is left out: a grid has none."
     texts = infotext.prompt.replace(TRIGGER_MARK, "") + infotext.negative_prompt
     if WEIGHTED.search(texts):
         yield "Brackets, BREAK and AND in a prompt are plain text here: they give words no weight."

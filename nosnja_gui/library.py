@@ -27,6 +27,7 @@ from nosnja_gui import events, weights
 from nosnja_gui.adapters import inspection
 from nosnja_gui.files import folder_size, free_bytes, replacing, sync, write_atomic
 from nosnja_gui.jobs import Job
+from nosnja_gui.methods import method_of
 from nosnja_gui.runs import JOBS, RunFolder, Status, identifier, runs_in
 from nosnja_gui.settings import UserError
 from nosnja_gui.workspace import Workspace, file_name
@@ -585,7 +586,9 @@ def read_lora(lora: Lora) -> Lora:
     if not found.kinds:
         # What has no weights of a LoRA at all is none that is broken: it lies in the same folder, that is all.
         no_lora = not found.layout and bool(found.precisions)
-        return replace(lora, problem=f"{lora.path} holds no LoRA." * bool(lora.run) if no_lora else problem, known=True)
+        # A run may have trained something else, which is put on as well or is a model of its own.
+        strange = bool(lora.run) and no_lora and method_of(lora.path).name == "lora"
+        return replace(lora, problem=f"{lora.path} holds no LoRA." * strange if no_lora else problem, known=True)
     said = found.metadata
     stated = [trigger.words for trigger in found.triggers if trigger.count is None]
     return replace(

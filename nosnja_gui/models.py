@@ -6,6 +6,7 @@ Looks at configurations and at the headers of weight files, never at weights. Kn
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import stat
@@ -13,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +23,24 @@ from nosnja_gui.captioners import CAPTIONERS
 from nosnja_gui.families import FAMILIES, Family
 from nosnja_gui.families.demand import Demand
 from nosnja_gui.jobs import ModelSettings, workspace_path
+from nosnja_gui.methods import METHODS
+from nosnja_gui.runs import RunFolder, identifier, runs_in
 from nosnja_gui.settings import UserError
-from nosnja_gui.sources import PICKLED, Changed, Folder, LoneVae, PredictionType, SingleFile, Source, described, read_config
+from nosnja_gui.sources import PICKLED, PUT_ON, Changed, Folder, LoneVae, PredictionType, SingleFile, Source, described, read_config
 from nosnja_gui.workspace import Workspace
 
 WEIGHTS = ".safetensors"
 LISTED_FILES = (WEIGHTS, ".ckpt")
 """Single files that are base models nearly always; the other endings are used for anything."""
-NO_BASE_MODELS = ("a LoRA or one of its kin", "a textual inversion", "a VAE alone", "a ControlNet", "an upscaler", "a CLIP model")
+NO_BASE_MODELS = (*PUT_ON, "a VAE alone", "a ControlNet", "an upscaler", "a CLIP model")
 """Files that are kept beside base models and aren't meant to be any."""
 KIT = Path(__file__).parent / "demo" / "kit"
 """The small models that come with the program."""
 NOT_FOR_MODELS = ("vae", "lora", "loras", "lycoris", "embeddings", "controlnet", "clip", "text_encoders", "upscale_models", "esrgan")
 """Folders of the models folder that hold something else, as programs call them."""
 VAE_FOLDERS = ("vae", "VAE")
+RUNS_SECONDS = 2.0
+"""How long it is taken for known which runs train whole models; a new run is seen at once."""
 ELSEWHERE_SECONDS = 10.0
 """How long it is taken for known what lies in the folders of other programs, which may be large."""
 PATIENCE_SECONDS = 0.3
@@ -89,7 +94,7 @@ class VaeEntry:
 
 
 def list_models(workspace: Workspace) -> list[ModelEntry]:
-    """The base models: those of the workspace by name, the demo kit's, and those of other programs. Never raises.
+    """The base models: those of the workspace by name, whole ones that runs trained, the demo kit's, and other programs'. Never raises.
 
     Files of other programs that were never looked at may be missing: there can be hundreds. `mark` is another one while there are.
     """
@@ -97,6 +102,7 @@ def list_models(workspace: Workspace) -> list[ModelEntry]:
     kit = KIT / "sd"
     from_kit = [_model_entry(str(kit), "Demo kit (tiny, for drawings of 128 pixels)", kit, True)] if kit.is_dir() else []
     listed.sort(key=lambda entry: _natural(entry.name))
+    listed += [_model_entry(name, f"{path.stem} · {run}", path) for run, name, path in trained_models(workspace)]
     return [*listed, *from_kit, *_entries_elsewhere(workspace, {os.path.realpath(entry.path) for entry in listed})]
 
 
@@ -123,9 +129,61 @@ def mark(workspace: Workspace) -> Hashable:
         with contextlib.suppress(OSError):
             own.append((str(folder), folder.stat().st_mtime_ns))
             own += [_state_of(Path(entry.path)) for entry in _entries(folder) if entry.name.lower().endswith(LISTED_FILES)]
+    own += [(name, _state_of(path)) for _, name, path in trained_models(workspace)]
     others = [str(path) for kind in places.KINDS for _, path in elsewhere(workspace, kind)]
     looked_at = sum(path in _looked_at for _, path in elsewhere(workspace, "models"))
     return tuple(own), tuple(others), looked_at
+
+
+# Trained here
+
+
+def trained_models(workspace: Workspace) -> list[tuple[str, str, Path]]:
+    """(run, name, file) of whole models that runs have saved: the newest run first, of each the newest file first."""
+    changed = workspace.runs.stat().st_mtime_ns if workspace.runs.is_dir() else 0
+    known = _whole_runs.get(workspace.runs)
+    if known is None or known[0] != changed or time.monotonic() > known[1]:
+        runs = [run for run in runs_in(workspace.runs) if _trains_whole(run)]
+        known = _whole_runs[workspace.runs] = changed, time.monotonic() + RUNS_SECONDS, runs
+    found = []
+    for run in known[2]:
+        name = identifier(run, workspace)
+        found += [(name, f"{name}/weights/{file.name}", file) for file in saved_files(run)]
+    return found
+
+
+_whole_runs: dict[Path, tuple[int, float, list[RunFolder]]] = {}
+
+
+def saved_files(run: RunFolder) -> list[Path]:
+    """The .safetensors files that a training has saved, the newest first."""
+    found = [Path(entry.path) for entry in _entries(run.weights) if entry.name.endswith(WEIGHTS)]
+    return sorted(found, key=lambda file: (file.stat().st_mtime_ns, file.name), reverse=True)
+
+
+def _trains_whole(run: RunFolder) -> bool:
+    try:
+        return _says_whole(run.run_yaml, run.run_yaml.stat().st_mtime_ns)
+    except OSError:
+        return False
+
+
+@lru_cache(maxsize=4096)
+def _says_whole(run_yaml: Path, changed_ns: int) -> bool:
+    """By a line of the file: there may be hundreds of runs, and reading one as YAML takes milliseconds."""
+    found = re.search(r"^method: (\w+)", run_yaml.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    return bool(found and found[1] in METHODS and METHODS[found[1]].whole)
+
+
+def _of_run(model: Path) -> Path:
+    """What stands for a run that is named as a model: what it trained last. Raises UserError where that is no whole model."""
+    run = RunFolder(model)
+    if not _trains_whole(run):
+        raise UserError(f"{model} is a run that trains no whole model: choose the model that it began with, and put on what it trained.")
+    files = saved_files(run)
+    if not files:
+        raise UserError(f"The run {model} has not saved its model yet: let it save one first, or choose another model.")
+    return files[0]
 
 
 # In other programs' folders
@@ -197,14 +255,23 @@ def captioner_models(workspace: Workspace) -> list[ModelEntry]:
 
 
 def find_model(path: Path | str, workspace_models: Path | None = None) -> Path:
-    """The model's folder or file. Raises UserError if there is none, or one that can hide a program."""
+    """The model's folder or file, by path or name; a run that trained a whole model stands for it.
+
+    Raises UserError if there is none, or one that can hide a program.
+    """
     if not str(path).strip():
         raise UserError(f"No base model is given: set model.path to {WANTED}.")
     try:
         model = workspace_path(str(path), workspace_models) if workspace_models else Path(path).expanduser()
+        if workspace_models and not model.exists():
+            trained = Workspace(workspace_models.parent).runs / path
+            model = trained if trained.exists() else model
+        is_run = (model / "run.yaml").is_file()
         is_file, is_folder = model.is_file(), model.is_dir()
     except (OSError, ValueError, RuntimeError):  # too long a name, a null byte, ~nobody
         raise UserError(f"The model's path {str(path)[:200]!r} is none that this system knows: give the path of a model.") from None
+    if is_run:
+        return _of_run(model)
     if is_file and model.suffix.lower() in PICKLED:
         raise UserError(f"{model} is a {model.suffix} file, which can hide programs: convert it first (model convert {model.name}).")
     if not is_folder and not is_file:
@@ -253,6 +320,22 @@ def find_lora(text: str, workspace_models: Path) -> Path | None:
     if found is None:
         raise UserError(f"There is no LoRA {text[:200]}: give the path of a .safetensors file, or its name in {workspace_models}.")
     return found
+
+
+@cache
+def _fingerprint(files: tuple[tuple[Path, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    for file, _, _ in files:
+        digest.update(f"{file.parent.name}/{file.name}:{weights.short_hash(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def fingerprint(model: Path) -> str:
+    """Hash of all weight and configuration files of a folder (a model's, a VAE's), or of a single file, in an instant."""
+    # A model's lie in a folder for each part, a VAE's own in the folder itself.
+    found = [model] if model.is_file() else model.glob("*/*" if (model / "model_index.json").is_file() else "**/*")
+    files = sorted(file for file in found if file.suffix in (".safetensors", ".json", ".txt") and file.is_file())
+    return _fingerprint(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 
 
 def check_vae(vae: Path, family: Family) -> None:

@@ -15,12 +15,28 @@ import yaml
 
 from nosnja_gui.files import write_atomic
 from nosnja_gui.jobs import TrainJob
+from nosnja_gui.jobs.train import renewed
 from nosnja_gui.settings import UserError, dotted, merge, merge_dotted, read_yaml
 from nosnja_gui.workspace import Workspace, file_name
 
 FOLDER = Path(__file__).resolve().parents[1] / "presets"
 DEFAULT = "balanced"
-PERSONAL = ("job", "name", "trigger", "model.path", "model.vae", "lora.start_from", "dataset.path", "preview.prompts", "output")
+PERSONAL = (
+    "job",
+    "name",
+    "trigger",
+    "model.path",
+    "model.vae",
+    "lora.start_from",
+    "textual_inversion.word",
+    "textual_inversion.initial_text",
+    "dataset.path",
+    "preview.prompts",
+    "output",
+    "prior.folder",
+    "prior.class_prompts",
+    "prior.class_noun",
+)
 """Settings that belong to one piece of work, not to a way of working: no preset says them."""
 LONGEST_TITLE = 60
 
@@ -121,7 +137,7 @@ def load_preset(name_or_path: str | Path) -> dict[str, Any]:
 
     Raises UserError for an unknown name or an unreadable file.
     """
-    values = _read(_find(name_or_path))
+    values = renewed(_read(_find(name_or_path)))
     return {key: value for key, value in values.items() if key not in ("title", "about")}
 
 

@@ -42,7 +42,7 @@ class Shown:
     """What it means to leave it empty, in a word or two: "off", "no limit"."""
     start: float | None = None
     """What an optional number begins with when it is switched on."""
-    titles: Mapping[str, str] = declared(default_factory=dict)
+    titles: Mapping[Any, str] = declared(default_factory=dict)
     """Names of choices for people."""
 
 

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from nosnja_gui import weights
+from nosnja_gui import hypernetworks, weights
 from nosnja_gui.settings import UserError
 from nosnja_gui.weights import Weights
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 """Files of these endings are programs as much as data: they are read by the safe conversion only."""
 PredictionType = Literal["epsilon", "v_prediction", "flow"]
+CONFIGS = "nosnja_config"
+"""Name in a file's metadata of the configurations of its parts and of its schedule, as JSON, where it was trained here."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,14 @@ Names = Mapping[str, Origin]
 
 
 @dataclass(frozen=True)
+class Filler:
+    """A tensor that programs expect in an original file though the model has none such."""
+
+    shape: tuple[int, ...]
+    make: Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True)
 class OriginalPart:
     """A part of an original file. Both functions get names without the part's prefix."""
 
@@ -194,6 +204,8 @@ class OriginalPart:
     tokenizer: Tokenizer | None = None
     inner: str = ""
     """What some writers leave out of every name behind the prefix: `text_model.`."""
+    fillers: Callable[[Mapping[str, Any]], Mapping[str, Filler | str]] = lambda config: {}
+    """What else is written by the configuration: a tensor of its own, or the name of the one that is repeated."""
 
 
 @dataclass(frozen=True)
@@ -208,6 +220,8 @@ class Original:
     """The scheduler's configuration, with the prediction type."""
     size: Callable[[SingleFile], int]
     """Side in pixels at which it was trained."""
+    marks: Callable[[PredictionType, Mapping[str, Any]], tuple[str, ...]] = lambda prediction, schedule: ()
+    """Empty tensors that tell readers what a model predicts, and by which noise schedule."""
 
 
 class SingleFile:
@@ -232,8 +246,23 @@ class SingleFile:
 
     def config(self, part: str) -> dict[str, Any]:
         if part not in self._configs:
-            self._configs[part] = self.layout.schedule(self) if part == "scheduler" else self._config(part)
+            told = self._told(part)
+            worked_out = self.layout.schedule if part == "scheduler" else lambda file: file._config(part)
+            self._configs[part] = worked_out(self) if told is None else told
         return self._configs[part]
+
+    def _told(self, part: str) -> dict[str, Any] | None:
+        """The configuration that a file trained here says itself, as shapes don't tell everything; None where it says none that fits."""
+        try:
+            config = json.loads(self.metadata.get(CONFIGS, "{}")).get(part)
+            if not isinstance(config, dict):
+                return None
+            if part == "scheduler":
+                return config
+            inside = self._inside(part)
+            return config if all(origin.key in inside for origin in self.layout.parts[part].names(config).values()) else None
+        except (KeyError, IndexError, ValueError, TypeError, AttributeError, RecursionError):
+            return None
 
     def _config(self, part: str) -> dict[str, Any]:
         inside = {name: self.entries[key] for name, key in self._inside(part).items()}
@@ -427,9 +456,21 @@ class Standard:
 
 # What else a file may be
 
+
+def _is_embedding(names: Collection[str]) -> bool:
+    """A1111's and ComfyUI's names, or diffusers' file of one thing only, called after the word."""
+    names = set(names) - {"__metadata__"}
+    return bool(names & {"emb_params", "clip_l", "clip_g"}) or any(
+        name.startswith("string_to_param") or (len(names) == 1 and "." not in name) for name in names
+    )
+
+
+LORA_MARKS = ("lora_", "lora.", "hada_", "lokr_", "oft_blocks")
 MARKS: tuple[tuple[str, Callable[[Collection[str]], bool]], ...] = (
-    ("a LoRA or one of its kin", lambda names: any(mark in name for name in names for mark in ("lora_", "lora.", "hada_", "lokr_"))),
-    ("a textual inversion", lambda names: {"emb_params", "clip_l", "clip_g"} & set(names) != set()),
+    ("a LoRA that brings a word along", lambda names: any(name.startswith("bundle_emb.") for name in names)),
+    ("a LoRA or one of its kin", lambda names: any(mark in name for name in names for mark in LORA_MARKS)),
+    ("a hypernetwork", hypernetworks.recognises),
+    ("a textual inversion", _is_embedding),
     ("a ControlNet", lambda names: any(name.startswith(("control_model.", "controlnet_cond_embedding.")) for name in names)),
     ("a Flux model", lambda names: any("double_blocks.0.img_attn" in name for name in names)),
     ("a Stable Diffusion 3 file (its diffusers folder can be read)", lambda names: any("joint_blocks.0." in name for name in names)),
@@ -443,6 +484,10 @@ MARKS: tuple[tuple[str, Callable[[Collection[str]], bool]], ...] = (
     ("an upscaler", lambda names: any(name.startswith(("RRDB", "body.0.rdb1", "model.1.sub")) for name in names)),
 )
 """The first that holds; facts from the files of these kinds."""
+
+
+PUT_ON = ("a LoRA or one of its kin", "a LoRA that brings a word along", "a hypernetwork", "a textual inversion")
+"""Kinds of files that are put onto a model."""
 
 
 def described(entries: Collection[str]) -> str:

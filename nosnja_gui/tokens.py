@@ -6,8 +6,10 @@ simple_tokenizer.py) as transformers' CLIPTokenizer has them; both give the same
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +47,25 @@ def cut(text: str, limit: int = WINDOW, model: Path | None = None) -> int:
         return len(text)
     # A character can be several tokens, and a text may be cut off in the middle of it.
     return min(places[limit - 1][1], places[limit][0]) if limit > 0 else 0
+
+
+def pieces(text: str, words: Iterable[str]) -> list[str]:
+    """The text cut at these words, whatever their case: text, word, text, word ... text. Longer words are looked for first.
+
+    A word doesn't count inside of another: "coat" isn't in "coats".
+    """
+    # A word's edge that is no letter, as of "<coat>", needs no boundary.
+    found = [
+        (r"(?<!\w)" if re.match(r"\w", word) else "") + re.escape(word) + (r"(?!\w)" if re.search(r"\w$", word) else "")
+        for word in sorted(words, key=len, reverse=True)
+    ]
+    return re.split(f"({'|'.join(found)})", text, flags=re.IGNORECASE) if found else [text]
+
+
+@lru_cache(maxsize=1)
+def ranks() -> Mapping[str, int]:
+    """Token -> its place in CLIP's vocabulary: single bytes first, then pieces by how often they were found, the most frequent first."""
+    return json.loads((VOCABULARY / "vocab.json").read_text(encoding="utf-8"))
 
 
 def _tokenizer_of(model: Path | None) -> Tokenizer:

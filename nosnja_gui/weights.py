@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from nosnja_gui.files import free_bytes, replacing
 from nosnja_gui.settings import UserError
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
     from typing_extensions import Buffer
 
+PICKLED = (".pt", ".bin")
+"""How files end that torch itself wrote; small trained things still come so."""
 MAX_HEADER_BYTES = 100_000_000
 """The limit of the safetensors format itself."""
 SAMPLED_BLOCKS, BLOCK_BYTES = 256, 64 * 1024
@@ -174,6 +176,32 @@ class Reader:
         return tensor
 
 
+def pickled(file: Path) -> Any:
+    """What torch saved in a small file, read without running anything of it. Raises UserError for what can't be read so."""
+    import torch
+
+    try:
+        # The first textual inversions were saved as a module that only holds parameters.
+        with torch.serialization.safe_globals([torch.nn.ParameterDict, set]):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"There is no file {file}: give the path of a file.") from None
+    except OSError as error:
+        raise UserError(f"{file} cannot be read: {error.strerror or type(error).__name__}.") from None
+    except Exception as error:  # a damaged or hostile file can be wrong in every way there is
+        raise UserError(f"{file} is damaged or cannot be read safely ({type(error).__name__}): get a .safetensors of it.") from None
+
+
+def joined(content: Any, start: str = "") -> Iterator[str]:
+    """Names of all that is in a pickled file, those of what lies inside of something joined to its name by a dot."""
+    inside = content.items() if hasattr(content, "items") else enumerate(content) if isinstance(content, list | tuple) else None
+    if inside is None:
+        yield start
+    else:
+        for name, value in inside:
+            yield from joined(value, f"{start}.{name}" if start else str(name))
+
+
 def opened(file: Path) -> Reader:
     """The file for reading tensors one by one. Raises UserError for a damaged one."""
     return Reader(file)
@@ -193,6 +221,33 @@ def write_stream(file: Path, entries: Weights, produce: "Callable[[str], Buffer]
     begins at a multiple of its numbers' size), else in the order of `entries`. It gives the raw little-endian numbers, row by row:
     bytes, a contiguous NumPy array. Raises UserError where the disk has no room for it, ValueError for a buffer of another size.
     """
+    start, lengths = _arranged(entries, metadata)
+    needed, free = len(start) + sum(lengths.values()), free_bytes(file.parent)
+    if free < needed:
+        raise UserError(f"The disk of {file} is too full: {needed / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free; make room.")
+    with replacing(file) as temporary, open(temporary, "wb") as stream:
+        write_to(stream, entries, produce, metadata)
+
+
+def write_to(stream: "Stream", entries: Weights, produce: "Callable[[str], Buffer]", metadata: Mapping[str, str] | None = None) -> None:
+    """`write_stream` to wherever. Raises ValueError for a buffer of another size, and what the stream raises."""
+    start, lengths = _arranged(entries, metadata)
+    stream.write(start)
+    for name, length in lengths.items():
+        content = memoryview(produce(name)).cast("B") if length else b""
+        if len(content) != length:
+            raise ValueError(f"'{name}' has {len(content):,} bytes instead of the {length:,} of its format and shape")
+        stream.write(content)
+
+
+class Stream(Protocol):
+    """What can be written to, all of it at once."""
+
+    def write(self, content: "Buffer", /) -> int: ...
+
+
+def _arranged(entries: Weights, metadata: Mapping[str, str] | None) -> tuple[bytes, dict[str, int]]:
+    """How such a file begins, and the bytes of each tensor in the order in which they lie there."""
     names = sorted(entries, key=lambda name: -NUMBER_BYTES[entries[name][0]])
     lengths = {name: NUMBER_BYTES[entries[name][0]] * math.prod(entries[name][1]) for name in names}
     ends = dict(zip(names, itertools.accumulate(lengths[name] for name in names), strict=True))
@@ -203,15 +258,7 @@ def write_stream(file: Path, entries: Weights, produce: "Callable[[str], Buffer]
         described[name] = {"dtype": number_format, "shape": list(shape), "data_offsets": offsets}
     start = json.dumps(described, separators=(",", ":")).encode()
     start += b" " * (-len(start) % 8)
-    needed, free = 8 + len(start) + sum(lengths.values()), free_bytes(file.parent)
-    if free < needed:
-        raise UserError(f"The disk of {file} is too full: {needed / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free; make room.")
-    with replacing(file) as temporary, open(temporary, "wb") as stream:
-        stream.write(len(start).to_bytes(8, "little") + start)
-        for name in names:
-            written = stream.write(produce(name))
-            if written != lengths[name]:
-                raise ValueError(f"'{name}' has {written:,} bytes instead of the {lengths[name]:,} of its format and shape")
+    return len(start).to_bytes(8, "little") + start, lengths
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

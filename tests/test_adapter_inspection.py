@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from nosnja_gui import embeddings
 from nosnja_gui.adapters import keys
 from nosnja_gui.adapters.inspection import ModuleRow, Trigger, inspect
 
@@ -194,8 +195,7 @@ def test_training_settings_are_grouped_and_readable(tmp_path):
     [
         ({"lora_unet_x.oft_blocks": torch.zeros(2, 2, 2), "lora_unet_x.alpha": torch.tensor(1.0)}, "an OFT"),
         ({"lora_unet_x.weight": torch.zeros(2), "lora_unet_x.on_input": torch.tensor(True)}, "an IA3"),
-        ({"emb_params": torch.zeros(2, 768)}, "a textual inversion"),
-        ({**pair(SD1, 768), "bundle_emb.word.clip_l": torch.zeros(2, 768)}, "a textual inversion"),
+        ({**pair(SD1, 768), "emb_params": torch.zeros(2, 768)}, "a textual inversion"),
         ({"model.diffusion_model.out.2.weight": torch.zeros(4, 4)}, "no LoRA weights"),
         ({**pair(SD1, 768), "lora_unet_x.strange": torch.zeros(2)}, "'lora_unet_x.strange'"),
         ({"lora_unet_x.lora_down.weight": torch.zeros(2, 4)}, "lacks up"),
@@ -224,10 +224,13 @@ def test_real_key_names_are_recognised(layout):
     lines = [line.split("\t") for line in FACTS.read_text(encoding="utf-8").splitlines() if line.startswith(f"{layout}\t")]
     names = [key for _, key in lines]
     modules, strange = keys.grouped(names)
-    if layout in ("other-lycoris", "bundled"):
+    if layout == "other-lycoris":
         assert keys.other_kind(names)
         return
     assert strange == [] and keys.other_kind(names) == ""
+    if layout == "bundled":
+        assert modules == {} and embeddings.bundled_words(names) == ["myword"]
+        return
     assert {keys.part_of(stem) for stem in modules} <= {"unet", "text_encoder", "text_encoder_2"}
     expected = {"comfyui": "comfyui", "lycoris-wrapper": "lycoris"}.get(
         layout, "diffusers" if layout.startswith(("diffusers", "peft")) else "kohya"

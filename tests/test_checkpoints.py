@@ -104,3 +104,23 @@ def test_optimizer_files_hold_no_code(tmp_path):
     torch.save({"state": os.system}, place / "optimizer.pt")
     with pytest.raises(Exception, match="Weights only load failed"):
         checkpoints.load(place)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a disk that is always full")
+@pytest.mark.parametrize("name", ["trained.safetensors", "optimizer.pt"])
+def test_a_full_disk_is_an_os_error_whatever_writes_to_it(name):
+    """torch's own writer would say something else, and a half-written archive must not end the process."""
+    large = Checkpoint(1, {"unet.weight": torch.zeros(300_000)}, {"moments": [torch.zeros(300_000)] * 2}, {})
+    with open("/dev/full", "wb", buffering=0) as disk, pytest.raises(OSError, match="No space left"):
+        checkpoints._contents(large)[name](checkpoints._Summed(disk))
+
+
+def test_the_state_of_a_large_model_is_never_in_memory_twice(tmp_path):
+    import tracemalloc
+
+    parameter, moments = torch.zeros(2_000_000), [torch.zeros(2_000_000), torch.zeros(2_000_000)]
+    tracemalloc.start()  # it sees what Python's own objects take, such as bytes; tensors are none
+    place = checkpoints.save(tmp_path, Checkpoint(1, {"unet.weight": parameter}, {"moments": moments}, {}), keep=1)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (place / "optimizer.pt").stat().st_size > 16e6 and most < 4e6

@@ -13,7 +13,7 @@ from small_training import make_workspace, trained
 from nosnja_gui import estimate as estimating
 from nosnja_gui.estimate import CUDA_CONTEXT, GIB, Machine, card_tflops, earlier_run, estimate, memory, this_machine
 from nosnja_gui.events import EventLog, Started, Step
-from nosnja_gui.families.demand import Demand, adapter_width, of_text_encoder, of_unet, of_vae
+from nosnja_gui.families.demand import Demand, of_layers, of_text_encoder, of_unet, of_vae
 from nosnja_gui.families.stable_diffusion import TEXT_ATTENTION, UNET_ATTENTION
 from nosnja_gui.hardware import GpuLoad, Load
 from nosnja_gui.jobs import TrainJob
@@ -55,8 +55,8 @@ def real(name):
         options = xl if name == "sdxl" else {"cross_attention_dim": 768, "attention_head_dim": 8}
         unet = headers(UNet2DConditionModel(**options))
         vae, encoder = headers(AutoencoderKL(latent_channels=4, **channels)), headers(CLIPTextModel(CLIPTextConfig(**text)))
-    widths = {"unet": adapter_width(unet, UNET_ATTENTION), "text_encoder": adapter_width(encoder, TEXT_ATTENTION)}
-    return Demand(of_unet(unet), of_vae(vae), of_text_encoder(encoder), widths)
+    layers = {"unet": of_layers(unet, UNET_ATTENTION), "text_encoder": of_layers(encoder, TEXT_ATTENTION)}
+    return Demand(of_unet(unet), of_vae(vae), of_text_encoder(encoder), layers)
 
 
 def job(**changes):

@@ -21,10 +21,10 @@ from nosnja_gui.engine.stand_in import stand_in
 from nosnja_gui.engine.train import train
 from nosnja_gui.estimate import GIB, Machine, estimate
 from nosnja_gui.families import FAMILIES
-from nosnja_gui.families.demand import adapter_width
+from nosnja_gui.families.demand import of_layers
 from nosnja_gui.families.sd35 import ATTENTION, _of_transformer
 from nosnja_gui.families.sd35 import ENTRY as SD35
-from nosnja_gui.jobs import GridJob, TrainJob
+from nosnja_gui.jobs import GridJob, LossSettings, TrainJob
 from nosnja_gui.methods import Recipe
 from nosnja_gui.methods.lora import ENTRY as LORA
 from nosnja_gui.methods.lora import LoraSettings
@@ -258,7 +258,7 @@ def test_sides_that_are_no_whole_patches_are_filled_up_and_cut_off_again(folders
 
 def test_noise_and_target_are_those_of_the_flow(folders):
     parts = loaded(folders[False])
-    made = objective(parts.noise_schedule, parts.prediction_type, 5.0, CPU)
+    made = objective(parts.noise_schedule, parts.prediction_type, LossSettings(), CPU)
     # By hand, of every thousandth t: sigma = 3 t / (1 + 2 t).
     places = torch.tensor([0, 249, 499, 999])
     sigmas = torch.tensor([3 * t / (1 + 2 * t) for t in (0.001, 0.25, 0.5, 1.0)])
@@ -277,7 +277,7 @@ def test_the_loss_is_that_of_diffusers_training_script(folders):
 
     parts = loaded(folders[False])
     scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folders[False] / "scheduler", local_files_only=True)
-    made = objective(parts.noise_schedule, "flow", None, CPU)
+    made = objective(parts.noise_schedule, "flow", LossSettings(weighting="none"), CPU)
     torch.testing.assert_close(made.told(torch.arange(1000)).flip(0), scheduler.timesteps, atol=1e-3, rtol=1e-6)
     clean, noise = torch.randn(2, 16, 8, 8), torch.randn(2, 16, 8, 8)
     text = SD35.encode_prompts(parts, ["a girl", "a dog"])
@@ -519,7 +519,8 @@ def test_the_demand_is_read_from_the_headers(folders, t5):
     assert (demand.unet.latent_channels, demand.unet.text_width, demand.unet.text_tokens) == (16, 64, 333)
     for part, (module, suffixes) in SD35.trainable_modules(parts).items():
         layers = [layer for name, layer in module.named_modules() if name.endswith(suffixes) and isinstance(layer, torch.nn.Linear)]
-        assert demand.adapter_widths[part] == sum(layer.in_features + layer.out_features for layer in layers)
+        shapes = demand.layers[part].chosen("attention").values()
+        assert sorted(shapes) == sorted((layer.out_features, layer.in_features) for layer in layers)
 
 
 def test_the_work_of_the_real_medium_is_what_torch_counts():
@@ -531,7 +532,8 @@ def test_the_work_of_the_real_medium_is_what_torch_counts():
     demand = _of_transformer(headers)
     assert all(tensor.is_meta for tensor in transformer.state_dict().values())
     assert sum(parameter.numel() for parameter in transformer.parameters()) == 2_243_171_520
-    assert adapter_width(headers, ATTENTION) * 16 == (24 * 8 - 1 + 13 * 4) * 2 * 1536 * 16
+    attention = of_layers(headers, ATTENTION).chosen("attention").values()
+    assert sum(16 * sum(shape) for shape in attention) == (24 * 8 - 1 + 13 * 4) * 2 * 1536 * 16
     counter = FlopCounterMode(display=False)
     latents, hidden, pooled = (torch.empty(shape, device="meta") for shape in ((1, 16, 128, 128), (1, 333, 4096), (1, 2048)))
     with counter, torch.no_grad():

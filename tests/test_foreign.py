@@ -1,6 +1,7 @@
 """Settings of other trainers: every line of a file is accounted for, and what is taken over means the same here."""
 
 import json
+import math
 import random
 import re
 from pathlib import Path
@@ -125,16 +126,16 @@ def test_kohya_ss_settings_as_a_whole():
     assert (settings["schedule.name"], settings["schedule.restarts"], settings["schedule.warmup_share"]) == ("cosine_with_restarts", 3, 0.1)
     assert (settings["lora.rank"], settings["lora.alpha"], settings["lora.dropout"]) == (32, 16, 0.1)
     assert (settings["training.epochs"], settings["training.max_steps"], settings["training.batch_size"]) == (12, None, 3)
-    assert settings["training.min_snr_gamma"] is None and settings["dataset.caption_dropout"] == 0
+    assert settings["loss.weighting"] == "none" and settings["dataset.caption_dropout"] == 0
     assert (settings["model.clip_skip"], settings["model.precision"], settings["dataset.buckets"]) == (2, "bfloat16", True)
     assert (settings["optimizer.name"], settings["optimizer.weight_decay"]) == ("adamw8bit", 0.05)
     assert imported.personal["preview.prompts"] == ["redhat, a woman in a red hat", "a man in a hat"]
     assert imported.personal["name"] == "red_hat" and imported.personal["dataset.path"] == "D:/training/pictures"
     assert (settings["preview.width"], settings["preview.height"], settings["preview.steps"], settings["preview.seed"]) == (512, 640, 28, 7)
     assert (settings["preview.cfg_scale"], settings["preview.negative_prompt"], settings["preview.sampler"]) == (6.5, "blurry", "euler_a")
-    assert line(imported, "LoRA_type").verdict == "approximated" and line(imported, "conv_dim").verdict == "no counterpart"
+    assert line(imported, "LoRA_type").verdict == "approximated" and line(imported, "conv_dim").settings == {"lora.conv_rank": 8}
     assert line(imported, "xformers").verdict == line(imported, "logging_dir").verdict == "ignored"
-    assert line(imported, "noise_offset").verdict == "no counterpart" and line(imported, "multires_noise_discount").verdict == "ignored"
+    assert settings["loss.noise_offset"] == 0.05 and line(imported, "multires_noise_discount").verdict == "ignored"
     assert line(imported, "cache_latents").verdict == "taken" and "Always on" in line(imported, "cache_latents").reason
 
 
@@ -215,7 +216,7 @@ def test_what_the_scripts_do_without_being_told_is_listed_as_such():
     assumed = {found.key: found for found in imported.lines if not found.given}
     assert assumed["network_dim"].settings == {"lora.rank": 4} and assumed["network_alpha"].settings == {"lora.alpha": 1.0}
     assert assumed["max_train_steps"].settings["training.max_steps"] == 1600
-    assert imported.settings["schedule.name"] == "constant" and imported.settings["training.min_snr_gamma"] is None
+    assert imported.settings["schedule.name"] == "constant" and imported.settings["loss.weighting"] == "none"
     assert imported.settings["optimizer.text_encoder_learning_rate"] == 1e-4, "both parts are trained unless it says otherwise"
     assert "train_batch_size" not in assumed
 
@@ -296,7 +297,8 @@ def test_onetrainer_as_a_whole():
     assert settings["optimizer.text_encoder_learning_rate"] == pytest.approx(2e-4)
     assert (settings["optimizer.name"], settings["optimizer.weight_decay"]) == ("adamw8bit", 0.02)
     assert (settings["training.epochs"], settings["training.batch_size"], settings["training.gradient_accumulation"]) == (40, 4, 2)
-    assert settings["training.min_snr_gamma"] == 5 and settings["training.gradient_checkpointing"] is False
+    assert (settings["loss.weighting"], settings["loss.min_snr_gamma"]) == ("min_snr", 5)
+    assert settings["training.gradient_checkpointing"] is False
     assert (settings["model.clip_skip"], settings["model.precision"], settings["dataset.caption_dropout"]) == (2, "bfloat16", 0.1)
     assert (settings["dataset.repeats"], settings["dataset.flip"]) == (3, True)
     assert (settings["saving.every_epochs"], settings["saving.checkpoint_every_steps"], settings["saving.keep_checkpoints"]) == (5, 250, 3)
@@ -310,7 +312,7 @@ def test_onetrainer_as_a_whole():
 def test_what_a_onetrainer_preset_leaves_out_is_its_default():
     settings = onetrainer().settings
     assert (settings["lora.rank"], settings["lora.alpha"], settings["training.epochs"], settings["dataset.repeats"]) == (16, 1, 100, 1)
-    assert settings["training.min_snr_gamma"] is None and settings["training.gradient_checkpointing"] is True
+    assert settings["loss.weighting"] == "none" and settings["training.gradient_checkpointing"] is True
     assert settings["optimizer.text_encoder_learning_rate"] == 3e-4
     assert onetrainer(text_encoder={"train": False}).settings["optimizer.text_encoder_learning_rate"] is None
 
@@ -318,7 +320,7 @@ def test_what_a_onetrainer_preset_leaves_out_is_its_default():
 def test_earlier_names_of_onetrainer_are_understood():
     settings = onetrainer(optimizer="ADAMW_8BIT", train_text_encoder=False, min_snr_gamma=5.0, gradient_checkpointing="OFF").settings
     assert settings["optimizer.name"] == "adamw8bit" and settings["optimizer.text_encoder_learning_rate"] is None
-    assert settings["training.min_snr_gamma"] == 5
+    assert (settings["loss.weighting"], settings["loss.min_snr_gamma"]) == ("min_snr", 5)
 
 
 @pytest.mark.parametrize(("warmup", "share"), [(0, 0), (0.1, 0.1), (1, 0.99)])
@@ -338,6 +340,115 @@ def test_other_methods_of_onetrainer_are_refused():
     for method in ("FINE_TUNE", "EMBEDDING"):
         with pytest.raises(UserError, match=f"the training method {method}"):
             onetrainer(training_method=method)
+
+
+# Loss and noise
+
+
+def of_loss(imported: Imported) -> dict:
+    return {name: value for name, value in imported.settings.items() if name.startswith("loss.")}
+
+
+def test_loss_and_noise_of_the_scripts_mean_the_same_here():
+    text = """
+        noise_offset = 0.05
+        noise_offset_random_strength = true
+        adaptive_noise_scale = 0.005
+        multires_noise_iterations = 6
+        multires_noise_discount = 0.4
+        loss_type = "smooth_l1"
+        huber_c = 0.2
+        huber_schedule = "exponential"
+        min_timestep = 100
+        max_timestep = 900
+        debiased_estimation_loss = true
+        v_parameterization = false
+    """
+    assert of_loss(scripts(text)) == {
+        "loss.noise_offset": 0.05, "loss.random_strength": True, "loss.noise_offset_adaptive": 0.005, "loss.pyramid_iterations": 6,
+        "loss.pyramid_discount": 0.4, "loss.kind": "smooth_l1", "loss.huber_c": 0.2, "loss.huber_schedule": "exponential",
+        "loss.min_timestep": 100, "loss.max_timestep": 900, "loss.weighting": "debiased",
+    }  # fmt: skip
+
+
+def test_the_scripts_one_switch_for_each_noise_is_one_for_both_here():
+    imported = scripts("noise_offset = 0.05\nip_noise_gamma = 0.1\nip_noise_gamma_random_strength = true\n")
+    found = line(imported, "ip_noise_gamma_random_strength")
+    assert found.verdict == "approximated" and "noise_offset" in found.reason and imported.settings["loss.input_perturbation"] == 0.1
+
+
+def test_two_weightings_of_the_scripts_are_one_here():
+    imported = scripts("min_snr_gamma = 5\ndebiased_estimation_loss = true\nv_parameterization = true\n")
+    assert of_loss(imported) == {"loss.weighting": "debiased"} and line(imported, "min_snr_gamma").verdict == "no counterpart"
+    assert line(imported, "debiased_estimation_loss").verdict == "approximated"
+    assert imported.settings["model.prediction_type"] == "v_prediction"
+
+
+def test_a_huber_threshold_counts_with_a_huber_loss_only():
+    assert line(scripts("huber_c = 0.3\nhuber_schedule = 'constant'\n"), "huber_c").verdict == "ignored"
+    assert line(scripts("loss_type = 'huber'\nhuber_scale = 2.0\n"), "huber_scale").verdict == "no counterpart"
+
+
+def test_a_range_of_timesteps_that_holds_none_is_left_out():
+    imported = scripts("min_timestep = 900\nmax_timestep = 300\n")
+    assert not set(imported.settings) & {"loss.min_timestep", "loss.max_timestep"}
+    assert line(imported, "min_timestep").verdict == line(imported, "max_timestep").verdict == "no counterpart"
+
+
+def test_masks_of_the_scripts_leave_nothing_outside_them():
+    assert of_loss(scripts("masked_loss = true\nmin_snr_gamma = 5\n")) == {
+        "loss.masked": "file", "loss.unmasked_weight": 0.0, "loss.weighting": "min_snr", "loss.min_snr_gamma": 5,
+    }  # fmt: skip
+    assert scripts("alpha_mask = true\n").settings["loss.masked"] == "alpha"
+    assert scripts("masked_loss = true\nalpha_mask = true\n").settings["loss.masked"] == "auto"
+
+
+def test_kohya_ss_chooses_one_kind_of_noise():
+    numbers = {"noise_offset": 0.1, "multires_noise_iterations": 8, "multires_noise_discount": 0.2}
+    multires = kohya(noise_offset_type="Multires", **numbers).settings
+    assert (multires["loss.pyramid_iterations"], multires["loss.pyramid_discount"]) == (8, 0.2) and "loss.noise_offset" not in multires
+    assert kohya(noise_offset_type="Original", **numbers).settings["loss.noise_offset"] == 0.1
+
+
+def test_loss_and_noise_of_onetrainer_mean_the_same_here():
+    imported = onetrainer(
+        loss_weight_fn="P2", loss_weight_strength=0.5, offset_noise_weight=0.03, perturbation_noise_weight=0.1, masked_training=True,
+        unmasked_weight=0.2, normalize_masked_area_loss=True, min_noising_strength=0.1, max_noising_strength=0.9, mse_strength=0.0,
+        huber_strength=1.0, huber_delta=0.5, rescale_noise_scheduler_to_zero_terminal_snr=True,
+    )  # fmt: skip
+    assert of_loss(imported) == {
+        "loss.weighting": "p2", "loss.p2_gamma": 0.5, "loss.noise_offset": 0.03, "loss.input_perturbation": 0.1, "loss.masked": "file",
+        "loss.unmasked_weight": 0.2, "loss.normalise_area": True, "loss.min_timestep": 100, "loss.max_timestep": 900,
+        "loss.kind": "huber", "loss.huber_schedule": "constant", "loss.huber_c": 0.5, "loss.zero_terminal_snr": True,
+    }  # fmt: skip
+    assert imported.settings["model.prediction_type"] == "v_prediction"
+    assert line(imported, "perturbation_noise_weight").verdict == line(imported, "huber_strength").verdict == "approximated"
+
+
+def by_onetrainer(name: str, weight: float, bias: float) -> list[float]:
+    """OneTrainer's density over 1000 timesteps (modules/modelSetup/mixin/ModelSetupNoiseMixin.py), from its words."""
+    places = [(step + 0.5) / 1000 for step in range(1000)]
+    if name == "SIGMOID":
+        heights = [1 / (1 + math.exp(-weight * (place - bias - 0.5))) for place in places]
+    elif name == "BETA":
+        heights = [place ** (weight - 1) * (1 - place) ** (bias - 1) for place in places]
+    else:
+        logits = [math.log(place / (1 - place)) for place in places]
+        normal = [math.exp(-(((logit - bias) / (weight + 1)) ** 2) / 2) for logit in logits]
+        heights = [height / (place * (1 - place)) for height, place in zip(normal, places, strict=True)]
+    return [height / sum(heights) for height in heights]
+
+
+@pytest.mark.parametrize(("name", "weight", "bias"), [("SIGMOID", 8.0, 0.2), ("BETA", 2.5, 1.5), ("LOGIT_NORMAL", 0.5, -0.7)])
+def test_onetrainers_distributions_are_drawn_alike_here(name, weight, bias):
+    imported = onetrainer(timestep_distribution=name, noising_weight=weight, noising_bias=bias)
+    assert line(imported, "timestep_distribution").verdict == "taken"
+    ours = imported.job().loss.shares()
+    assert max(abs(one - other) for one, other in zip(ours, by_onetrainer(name, weight, bias), strict=True)) < 1e-5
+
+
+def test_a_distribution_of_onetrainer_that_is_not_there_is_said():
+    assert line(onetrainer(timestep_distribution="HEAVY_TAIL", noising_weight=1.0), "timestep_distribution").verdict == "approximated"
 
 
 # What is no settings file

@@ -14,6 +14,7 @@ from nosnja_gui.engine import models
 from nosnja_gui.jobs import GridJob, TrainJob
 from nosnja_gui.methods import METHODS, Recipe
 from nosnja_gui.methods.lora import LoraSettings
+from nosnja_gui.models import fingerprint
 from nosnja_gui.runs import RunFolder
 from nosnja_gui.settings import UserError
 from nosnja_gui.workspace import Workspace
@@ -297,9 +298,9 @@ def test_a_single_file_is_painted_with_and_named_by_what_is_in_it(workspace, tmp
         tmp_path / "one", job(**SEED, run="", lora="", prompt="a dog", model={"path": "single.safetensors"}), workspace
     )
     assert "Model: single" in text
-    before = engine.model_fingerprint(file)
+    before = fingerprint(file)
     write_single_file(tiny_model(tmp_path / "sd2", "sd1", seed=3), file, "sd1")
-    assert engine.model_fingerprint(file) != before, "another checkpoint of the same name is another one"
+    assert fingerprint(file) != before, "another checkpoint of the same name is another one"
     again, _, _ = only_cell(tmp_path / "two", job(**SEED, run="", lora="", prompt="a dog", model={"path": "single.safetensors"}), workspace)
     assert again != first
 

@@ -234,7 +234,8 @@ def test_the_demand_of_a_model_is_read_from_its_headers(tmp_path):
         assert getattr(demand, part).parameters == sum(parameter.numel() for parameter in module.parameters())
     for part, (module, suffixes) in family.trainable_modules(parts).items():
         layers = [layer for name, layer in module.named_modules() if name.endswith(suffixes) and isinstance(layer, torch.nn.Linear)]
-        assert demand.adapter_widths[part] == sum(layer.in_features + layer.out_features for layer in layers)
+        shapes = demand.layers[part].chosen("attention").values()
+        assert sorted(shapes) == sorted((layer.out_features, layer.in_features) for layer in layers)
     assert demand.unet.latent_channels == 4 and demand.unet.text_width == 24
     (model / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"x")
     with pytest.raises(UserError):

@@ -3,9 +3,13 @@ import math
 import pytest
 import torch
 
-from nosnja_gui.engine.objectives import Objective, alphas_cumprod, min_snr_weights, objective
+from nosnja_gui.engine.objectives import Objective, alphas_cumprod, objective
+from nosnja_gui.jobs import LossSettings
 
 SD15 = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+
+
+PLAIN, MIN_SNR = LossSettings(weighting="none"), LossSettings(weighting="min_snr", min_snr_gamma=5)
 
 
 def half_and_half(prediction_type: str) -> Objective:
@@ -48,14 +52,8 @@ def test_loss_is_the_weighted_mean_square_of_each_sample():
     assert losses.tolist() == pytest.approx([2.0, 18.0])
 
 
-def test_min_snr_weights_by_hand():
-    snr = torch.tensor([0.0, 0.5, 5.0, 20.0], dtype=torch.float64)
-    assert min_snr_weights(snr, 5.0, "epsilon").tolist() == pytest.approx([1, 1, 1, 0.25])
-    assert min_snr_weights(snr, 5.0, "v_prediction").tolist() == pytest.approx([0, 0.5 / 1.5, 5 / 6, 5 / 21])
-
-
 def test_min_snr_on_the_real_schedule_lowers_the_clean_end_only():
-    weights = objective(SD15, "epsilon", 5.0, torch.device("cpu")).weight
+    weights = objective(SD15, "epsilon", MIN_SNR, torch.device("cpu")).weight
     snr_0 = (1 - 0.00085) / 0.00085
     assert weights[0].item() == pytest.approx(5 / snr_0, rel=1e-3)
     assert weights[999].item() == 1
@@ -63,17 +61,17 @@ def test_min_snr_on_the_real_schedule_lowers_the_clean_end_only():
 
 
 def test_without_min_snr_all_timesteps_count_the_same():
-    assert objective(SD15, "epsilon", None, torch.device("cpu")).weight.unique().tolist() == [1]
+    assert objective(SD15, "epsilon", PLAIN, torch.device("cpu")).weight.unique().tolist() == [1]
 
 
 def test_zero_terminal_schedule_has_finite_weights():
     for prediction_type in ("epsilon", "v_prediction"):
-        weights = objective({**SD15, "rescale_betas_zero_snr": True}, prediction_type, 5.0, torch.device("cpu")).weight
+        weights = objective({**SD15, "rescale_betas_zero_snr": True}, prediction_type, MIN_SNR, torch.device("cpu")).weight
         assert torch.isfinite(weights).all()
 
 
 def test_timesteps_are_uniform_and_repeatable():
-    process = objective(SD15, "epsilon", None, torch.device("cpu"))
+    process = objective(SD15, "epsilon", PLAIN, torch.device("cpu"))
     torch.manual_seed(3)
     first = process.draw_timesteps(4000)
     torch.manual_seed(3)

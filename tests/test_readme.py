@@ -73,6 +73,46 @@ def test_every_command_of_the_page_on_lora_files_works_in_order(workspace, monke
     assert {"costume-diffusers.safetensors", "costume-small.safetensors", "both.safetensors", "extracted.safetensors"} <= written
 
 
+def test_every_command_of_the_page_on_hypernetworks_works_in_order(workspace, monkeypatch, capsys):
+    """On what the commands of README.md have left behind."""
+    monkeypatch.setenv("NOSNJA_WORKSPACE", str(workspace))
+    monkeypatch.chdir(ROOT)
+    for command in commands(ROOT / "docs" / "hypernetwork.md"):
+        words = shlex.split(command)
+        assert words[:2] == ["bash", "launch.sh"]
+        assert main([*words[2:], *SHORTER[words[2]]]) == 0, f"{command}: {capsys.readouterr().err}"
+    weights = workspace / "runs" / "soft-001" / "weights"
+    assert (weights / "soft.safetensors").is_file() and (weights / "a1111" / "soft.pt").is_file()
+
+
+def test_every_command_of_the_page_on_textual_inversion_works_in_order(workspace, monkeypatch, capsys):
+    """On what the commands of README.md have left behind."""
+    monkeypatch.setenv("NOSNJA_WORKSPACE", str(workspace))
+    monkeypatch.chdir(ROOT)
+    for command in commands(ROOT / "docs" / "textual-inversion.md"):
+        words = shlex.split(command)
+        assert words[:2] == ["bash", "launch.sh"]
+        assert main([*words[2:], *SHORTER[words[2]]]) == 0, f"{command}: {capsys.readouterr().err}"
+    word, both = (workspace / "runs" / name / "weights" for name in ("nosnjaoutfit-001", "outfit-both-001"))
+    assert {file.relative_to(word).as_posix() for file in word.rglob("nosnjaoutfit.*")} == {
+        "nosnjaoutfit.safetensors", "a1111/nosnjaoutfit.pt", "diffusers/nosnjaoutfit.safetensors",
+    }  # fmt: skip
+    assert all((both / folder / "outfit-both.safetensors").is_file() for folder in ("", "lora", "embeddings"))
+
+
+def test_every_command_of_the_page_on_dreambooth_works_in_order(workspace, monkeypatch, capsys):
+    """On what the commands of README.md have left behind."""
+    monkeypatch.setenv("NOSNJA_WORKSPACE", str(workspace))
+    monkeypatch.chdir(ROOT)
+    for command in commands(ROOT / "docs" / "dreambooth.md"):
+        words = shlex.split(command)
+        assert words[:2] == ["bash", "launch.sh"]
+        assert main([*words[2:], *SHORTER.get(words[2], [])]) == 0, f"{command}: {capsys.readouterr().err}"
+    assert "'tsk' is one rare token" in capsys.readouterr().out
+    assert (workspace / "runs" / "costume-whole-001" / "weights" / "costume-whole.safetensors").is_file()
+    assert "costume-whole-001" in (workspace / "runs" / "on-top-001" / "run.yaml").read_text()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_pictures_exist(page):
     links = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))

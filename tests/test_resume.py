@@ -84,7 +84,7 @@ def test_eight_bit_states_are_resumed_exactly(workspace, monkeypatch):
     with monkeypatch.context() as patch:
         stop_after(run, 3, patch)
         begin = training.begin
-        patch.setattr(training, "begin", lambda *given: kept.append(begin(*given)) or kept[0])
+        patch.setattr(training, "begin", lambda *given, **named: kept.append(begin(*given, **named)) or kept[0])
         train(wanted, run, workspace)
     kinds = {value.dtype for state in kept[0].optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)}
     assert torch.uint8 in kinds

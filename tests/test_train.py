@@ -97,7 +97,7 @@ def test_it_learns_one_picture_by_heart(workspace):
         dataset__repeats=32,
         training__batch_size=4,
         training__epochs=8,
-        training__min_snr_gamma=None,
+        loss__weighting="none",
         optimizer__learning_rate=5e-3,
         schedule__name="constant",
     )

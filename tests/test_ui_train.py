@@ -97,6 +97,15 @@ def test_the_curve_is_the_schedule_over_all_steps(tab, pictures):
     assert len(side(tab, pictures, optimizer__text_encoder_learning_rate="")["curve"]["series"]) == 1
 
 
+def test_the_noise_levels_are_drawn_as_often_and_count_as_much_as_in_the_training(tab, pictures):
+    drawn, weight = side(tab, pictures)["noise"]["series"]
+    assert drawn["y"] == pytest.approx([1.0] * 60) and drawn["x"] == pytest.approx([1000 * (place + 0.5) / 60 for place in range(60)])
+    # Min-SNR leaves the noisy end as it is and holds back the clean one.
+    assert weight["y"][0] < 0.1 * weight["y"][-1] and weight["y"][-1] == max(weight["y"])
+    drawn, weight = side(tab, pictures, loss__distribution="style", loss__weighting="none", loss__min_timestep=500)["noise"]["series"]
+    assert drawn["y"][:30] == [0.0] * 30 and drawn["y"][-1] == max(drawn["y"]) and weight["y"] == pytest.approx([1.0] * 60)
+
+
 def test_the_effective_step_is_compared_with_the_presets(tab, pictures):
     scale = side(tab, pictures, lora__alpha=16)["scale"]
     assert scale["effective"] == pytest.approx(1e-4) and scale["preset"] == pytest.approx(5e-5)

@@ -21,6 +21,8 @@ class Update(Protocol):
     """How one module's weight is changed. Tensors are kept as the file has them; sums are made in float32."""
 
     title: ClassVar[str]
+    needs_weight: ClassVar[bool] = False
+    """Whether `delta` looks at what the weight is, not only at its shape."""
 
     def delta(self, weight: torch.Tensor) -> torch.Tensor:
         """What is added to `weight` (outputs, inputs, ...) at weight 1: float32 of its shape."""
@@ -31,6 +33,7 @@ class LowRank:
     """LoRA (Hu et al. 2021): alpha / rank * up @ down; with `mid` its CP decomposition for convolutions (LyCORIS)."""
 
     title: ClassVar[str] = "LoRA"
+    needs_weight: ClassVar[bool] = False
     down: torch.Tensor  # (rank, inputs) or (rank, inputs, kernel, kernel); with mid (rank, inputs, 1, 1)
     up: torch.Tensor  # (outputs, rank) or (outputs, rank, 1, 1)
     alpha: float
@@ -56,6 +59,7 @@ class Hadamard:
     """LoHa (Hyeon-Woo et al. 2021, FedPara): alpha / rank * (w1_a @ w1_b) o (w2_a @ w2_b); t1, t2 are Tucker cores of convolutions."""
 
     title: ClassVar[str] = "LoHa"
+    needs_weight: ClassVar[bool] = False
     w1_a: torch.Tensor  # (outputs, rank); with cores (rank, outputs)
     w1_b: torch.Tensor  # (rank, inputs * kernel * kernel); with cores (rank, inputs)
     w2_a: torch.Tensor
@@ -87,6 +91,7 @@ class Kronecker:
     """
 
     title: ClassVar[str] = "LoKr"
+    needs_weight: ClassVar[bool] = False
     w1: torch.Tensor | None
     w2: torch.Tensor | None
     alpha: float
@@ -124,6 +129,7 @@ class Full:
     """The whole difference of a weight (`.diff` files)."""
 
     title: ClassVar[str] = "full difference"
+    needs_weight: ClassVar[bool] = False
     difference: torch.Tensor
 
     def delta(self, weight: torch.Tensor) -> torch.Tensor:
@@ -139,6 +145,7 @@ class Decomposed:
     """
 
     title: ClassVar[str] = "DoRA"
+    needs_weight: ClassVar[bool] = True
     inner: Update
     magnitude: torch.Tensor  # (outputs, 1, ...) or (1, inputs, 1, 1)
 
@@ -152,6 +159,69 @@ class Decomposed:
     def per_output(self, shape: Sequence[int]) -> bool:
         """Whether each output of a weight of that shape (outputs, inputs, ...) has a magnitude of its own, not each input."""
         return self.magnitude.numel() == shape[0] and (self.magnitude.ndim == 1 or self.magnitude.shape[0] == shape[0])
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """OFT (Qiu et al. 2023): outputs are rotated in groups, R^T @ weight with R = (1 + Q) (1 - Q)^-1 of each block, Q = B - B^T.
+
+    Cayley's form, its transpose and the limit of |Q| are as in LyCORIS (modules/diag_oft.py), sd-scripts (networks/oft.py), A1111
+    (extensions-builtin/Lora/network_oft.py) and ComfyUI (comfy/weight_adapter/oft.py); ComfyUI takes the constraint itself for the limit.
+    """
+
+    title: ClassVar[str] = "OFT"
+    needs_weight: ClassVar[bool] = True
+    blocks: torch.Tensor  # (groups, size, size)
+    constraint: float = 0.0
+    """|Q| is at most this times the outputs; 0 for no limit. Files call it alpha."""
+    rescale: torch.Tensor | None = None  # (outputs, 1, ...)
+
+    @property
+    def outputs(self) -> int:
+        return self.blocks.shape[-3] * self.blocks.shape[-1]
+
+    def delta(self, weight: torch.Tensor) -> torch.Tensor:
+        return rotated(weight.float(), limited(self.blocks.float(), self.constraint * self.outputs), self.rescale) - weight.float()
+
+
+@dataclass(frozen=True)
+class Butterfly(Rotation):
+    """BOFT (Liu et al. 2024): several rotations one after the other, R @ weight each, of groups that lie ever further apart.
+
+    As in LyCORIS (modules/boft.py), A1111 and ComfyUI (comfy/weight_adapter/boft.py).
+    """
+
+    title: ClassVar[str] = "BOFT"
+    blocks: torch.Tensor  # (stages, groups, size, size)
+
+
+def limited(blocks: torch.Tensor, limit: float) -> torch.Tensor:
+    """Blocks whose Q is no longer than the limit (0: as they are)."""
+    if not limit:
+        return blocks
+    return blocks * (limit / (blocks - blocks.mT).norm().clamp(min=limit))
+
+
+def rotated(weight: torch.Tensor, blocks: torch.Tensor, rescale: torch.Tensor | None = None) -> torch.Tensor:
+    """`weight` (outputs, inputs, ...) with its outputs rotated by blocks of a `Rotation` (3 dimensions) or a `Butterfly` (4)."""
+    import torch
+
+    skew = blocks - blocks.mT
+    one = torch.eye(blocks.shape[-1], device=blocks.device, dtype=blocks.dtype)
+    # (1 + Q) and (1 - Q)^-1 commute, so this is the same product.
+    rotations = torch.linalg.solve(one - skew, one + skew)
+    groups, size = blocks.shape[-3], blocks.shape[-1]
+    result = weight.reshape(groups * size, -1)
+    if blocks.ndim == 3:
+        result = rotations.mT @ result.reshape(groups, size, -1)
+    else:
+        for stage, rotation in enumerate(rotations):
+            apart = 2**stage * (size // 2)
+            paired = result.reshape(-1, 2, apart, result.shape[-1]).transpose(1, 2).reshape(groups, size, -1)
+            turned = rotation @ paired
+            result = turned.reshape(-1, apart, 2, result.shape[-1]).transpose(1, 2).reshape(groups * size, -1)
+    result = result.reshape(weight.shape)
+    return result if rescale is None else result * rescale.to(result).reshape(-1, *[1] * (weight.ndim - 1))
 
 
 @dataclass

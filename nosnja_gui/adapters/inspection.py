@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nosnja_gui import weights
+from nosnja_gui import embeddings, weights
 from nosnja_gui.adapters import keys
 from nosnja_gui.settings import UserError
+from nosnja_gui.sources import described
 
 NUMBERS: dict[str, tuple[int, Callable[[bytes], float]]] = {
     "F64": (8, lambda raw: struct.unpack("<d", raw)[0]),
@@ -97,9 +98,9 @@ class Inspection:
     problems: tuple[str, ...] = ()
     """A sentence for each reason why it cannot be used."""
     kinds: tuple[str, ...] = ()
-    """LoRA, LoHa, LoKr, DoRA, "DoRA (LoKr)", "full difference"; the most frequent first."""
+    """LoRA, LoHa, LoKr, DoRA, "DoRA (LoKr)", "full difference", "textual inversion"; the most frequent first."""
     layout: str = ""
-    """kohya, diffusers, comfyui, peft or lycoris."""
+    """kohya, diffusers, comfyui, peft or lycoris; of a textual inversion a1111 (as ComfyUI reads it, too) or diffusers."""
     family: str = ""
     """SD 1.x, SD 2.x, SDXL, SD 3 or Flux; "" where nothing tells."""
     precisions: tuple[str, ...] = ()
@@ -109,6 +110,8 @@ class Inspection:
     """What is stated first, then the tags that stand in nearly all captions of a folder, the most frequent first."""
     settings: dict[str, dict[str, str]] = field(default_factory=dict)
     """Group -> name -> value, readable."""
+    words: dict[str, int] = field(default_factory=dict)
+    """Words that it brings along, each with the number of its vectors: all of a textual inversion, a part of some LoRAs."""
     metadata: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -140,6 +143,9 @@ def inspect(file: Path) -> Inspection:
         shapes = {key: tuple(map(int, entry["shape"])) for key, entry in entries.items()}
     except (KeyError, TypeError, ValueError):
         return Inspection(file, (f"{file} is damaged (its header is not readable): copy or download it again.",), metadata=metadata)
+    words = _words(file, shapes, metadata)
+    if described(entries) == "a textual inversion":
+        return _embedding(file, entries, shapes, metadata, words)
     modules, strange = keys.grouped(entries)
     rows, problems = _rows(file, entries, modules, shapes, metadata)
     return Inspection(
@@ -154,8 +160,52 @@ def inspect(file: Path) -> Inspection:
             if not key.endswith(".alpha")
         ),
         rows=tuple(rows),
-        triggers=tuple(_triggers(metadata)),
-        settings=settings(metadata),
+        triggers=tuple(dict.fromkeys((*(Trigger(word) for word in words), *_triggers(metadata)))),
+        settings=settings(metadata) | _told(words),
+        words=words,
+        metadata=metadata,
+    )
+
+
+def _words(file: Path, shapes: Mapping[str, keys.Shape], metadata: Mapping[str, str]) -> dict[str, int]:
+    """Words that a file brings along, each with the number of its vectors."""
+    if described(shapes) == "a textual inversion":
+        name, shape = next(iter(shapes.items()))
+        own = metadata.get(embeddings.WORD) or (file.stem if name in (*embeddings.NO_WORDS, *embeddings.DOUBLE) else name)
+        return {own: shape[0] if len(shape) == 2 else 1}
+    counts: dict[str, int] = {}
+    for key, shape in shapes.items():
+        if brought := embeddings.bundled_words([key]):
+            counts[brought[0]] = shape[0] if len(shape) == 2 else 1
+    if len(counts) == 1 and embeddings.WORD in metadata:
+        return {metadata[embeddings.WORD]: next(iter(counts.values()))}
+    return counts
+
+
+def _told(words: Mapping[str, int]) -> dict[str, dict[str, str]]:
+    return {"embedding": {word: f"{count} vector{'s' * (count != 1)}" for word, count in words.items()}} if words else {}
+
+
+def _embedding(
+    file: Path, entries: Mapping[str, Any], shapes: Mapping[str, keys.Shape], metadata: Mapping[str, str], words: dict[str, int]
+) -> Inspection:
+    """A file of vectors: a row for each text encoder."""
+    kind = "textual inversion"
+    rows = tuple(
+        ModuleRow("text_encoder_2" if name == embeddings.DOUBLE[1] else "text_encoder", name, kind, None, None, shape)
+        for name, shape in sorted(shapes.items(), reverse=True)  # clip_l is the first encoder's
+    )
+    two, width = bool(set(embeddings.DOUBLE) & set(shapes)), next(iter(shapes.values()))[-1:]
+    return Inspection(
+        file=file,
+        kinds=(kind,),
+        layout="diffusers" if set(words) & set(shapes) else "a1111",
+        family="SDXL" if two else FAMILY_BY_WIDTH.get(*width, "") if width in ((768,), (1024,)) else "",
+        precisions=_by_frequency(weights.PRECISIONS.get(entry["dtype"], str(entry["dtype"]).lower()) for entry in entries.values()),
+        rows=rows,
+        triggers=tuple(dict.fromkeys((*(Trigger(word) for word in words), *_triggers(metadata)))),
+        settings=settings(metadata) | _told(words),
+        words=words,
         metadata=metadata,
     )
 

@@ -33,19 +33,25 @@ ENDS = {
     # peft has the adapter's name behind these.
     **{name: rf"\.{name}(?:\.[^.]+)?" for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")},
     **{name: rf"\.{name}(?:\.[^.]+)?" for name in ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")},
+    "oft_blocks": r"\.oft_blocks",
+    "rescale": r"\.rescale",
 }
 """Role of a tensor in its update -> how keys end."""
 PIECE = re.compile(r"(?=\.|_lora\.)(?:" + "|".join(f"(?P<{role}>{pattern})" for role, pattern in ENDS.items()) + ")$")
 OTHER_KINDS = {
-    r"[._]b?oft_": "an OFT or BOFT",
+    r"[._]b?oft_(?!blocks$)": "an OFT or BOFT in the layout of another program",
     r"\.[ab][12]\.weight$": "a GLoRA",
     r"\.on_input$|\.ia3_l": "an IA3",
     r"\.vera_": "a VeRA",
-    r"emb_params|string_to_param|^clip_[lg]$|^bundle_emb\.": "a textual inversion",
+    r"emb_params|string_to_param|^clip_[lg]$": "a textual inversion",
     r"^lora_controlnet$": "a Control LoRA",
     r"\.set_weight$|\.reshape_weight$": "a file that replaces whole weights",
 }
 """What a key says of files that nothing here can apply."""
+
+
+BUNDLED = "bundle_emb."
+"""How the names of vectors begin that a file brings along for a word of its own (A1111 extensions-builtin/Lora/networks.py)."""
 
 
 def piece(key: str) -> tuple[str, str] | None:
@@ -57,10 +63,12 @@ def piece(key: str) -> tuple[str, str] | None:
 
 
 def grouped(keys: Iterable[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Module's name as it stands -> role -> key; and the keys whose end says nothing."""
+    """Module's name as it stands -> role -> key; and the keys whose end says nothing. Words that are brought along are no modules."""
     modules: dict[str, dict[str, str]] = {}
     strange = []
     for key in keys:
+        if key.startswith(BUNDLED):
+            continue
         if found := piece(key):
             modules.setdefault(found[0], {})[found[1]] = key
         else:
@@ -69,16 +77,22 @@ def grouped(keys: Iterable[str]) -> tuple[dict[str, dict[str, str]], list[str]]:
 
 
 def other_kind(keys: Iterable[str]) -> str:
-    """ "an OFT or BOFT" and the like for a file that nothing here can apply, else ""."""
+    """ "a GLoRA" and the like for a file that nothing here can apply, else ""."""
     marks = {re.compile(mark): title for mark, title in OTHER_KINDS.items()}
-    return next((title for key in keys for mark, title in marks.items() if mark.search(key)), "")
+    own = (key for key in keys if not key.startswith(BUNDLED))
+    return next((title for key in own for mark, title in marks.items() if mark.search(key)), "")
 
 
 # Updates, by the shapes of their pieces
 
 
 def kind(roles: Iterable[str]) -> str:
-    """The title of the update that these pieces make, as the kinds of updates bear it; "" for none."""
+    """The title of the update that these pieces make, as the kinds of updates bear it; "" for none.
+
+    With shapes by role BOFT is told from OFT, which has a dimension less.
+    """
+    if "oft_blocks" in roles:
+        return "BOFT" if isinstance(roles, Mapping) and len(roles["oft_blocks"]) == 4 else "OFT"
     roles = set(roles)
     inner = next((title for mark, title in (("hada", "LoHa"), ("lokr", "LoKr")) if any(role.startswith(mark) for role in roles)), "")
     inner = inner or ("LoRA" if roles & {"down", "up", "mid"} else "full difference" if roles & {"diff", "diff_b"} else "")
@@ -90,6 +104,8 @@ def kind(roles: Iterable[str]) -> str:
 def lacking(roles: Iterable[str]) -> list[str]:
     """Roles without which these pieces make no update; [] for what is whole."""
     roles = set(roles)
+    if roles & {"oft_blocks", "rescale"}:
+        return sorted({"oft_blocks"} - roles)
     if any(role.startswith("hada") for role in roles):
         cores = {"hada_t1", "hada_t2"} if roles & {"hada_t1", "hada_t2"} else set()
         return sorted(({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"} | cores) - roles)
@@ -109,9 +125,14 @@ def rank(shapes: Mapping[str, Sequence[int]]) -> int | None:
 def weight_shape(shapes: Mapping[str, Sequence[int]]) -> Shape | None:
     """(outputs, inputs, kernel ...) of the weight that a whole update is for; None where the pieces don't fit each other.
 
-    Kernels may be folded into the inputs, as files have it: compare the product.
+    Kernels may be folded into the inputs, as files have it: compare the product. Of a rotation only the outputs are known.
     """
     try:
+        if "oft_blocks" in shapes:
+            *stages, groups, size, other = shapes["oft_blocks"]
+            fits = size == other and len(stages) < 2 and (not stages or (size % 2 == 0 and groups % 2 ** (stages[0] - 1) == 0))
+            fits = fits and math.prod(shapes.get("rescale", (groups * size,))) == groups * size
+            return (groups * size,) if fits else None
         if "diff" in shapes:
             return tuple(shapes["diff"])
         if "diff_b" in shapes and "down" not in shapes:

@@ -8,7 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nosnja_gui.adapters import Adapter, Address, Decomposed, Full, Hadamard, Kronecker, LowRank, PartNames, Update, keys
+from nosnja_gui.adapters import (
+    Adapter,
+    Address,
+    Butterfly,
+    Decomposed,
+    Full,
+    Hadamard,
+    Kronecker,
+    LowRank,
+    PartNames,
+    Rotation,
+    Update,
+    keys,
+)
 from nosnja_gui.adapters.inspection import family
 from nosnja_gui.settings import UserError
 from nosnja_gui.weights import header
@@ -21,6 +34,8 @@ ROLES = {
     "LoHa": {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2", "magnitude"},
     "LoKr": {"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2", "magnitude"},
     "full difference": {"diff"},
+    "OFT": {"oft_blocks", "rescale"},
+    "BOFT": {"oft_blocks", "rescale"},
 }
 """What belongs to which kind of update; alphas and biases go with any. Nobody reads a magnitude beside a full difference."""
 
@@ -90,7 +105,8 @@ class _Source:
         return {stem: order[stem] for stem in self.modules if stem in order}
 
     def unplaced(self, unknown: Sequence[str]) -> UserError:
-        norms = [stem for stem in unknown if stem in self.modules and len(keys.weight_shape(self.shapes(stem)) or ()) == 1]
+        changed = [stem for stem in unknown if "oft_blocks" not in self.modules.get(stem, ("oft_blocks",))]
+        norms = [stem for stem in changed if len(keys.weight_shape(self.shapes(stem)) or ()) == 1]
         if len(norms) == len(unknown):
             return UserError(
                 f"{self.file} also changes {len(norms)} norm layers of {self.model_title}, such as '{norms[0]}', which cannot be applied: "
@@ -126,6 +142,13 @@ class _Source:
             ours, expected = (pieces["diff_b"].numel(),), expected[:1]
         elif set(pieces) - {"alpha"} == {"diff_b"}:
             return
+        elif "oft_blocks" in pieces:
+            if len(expected) == 1 or ours[0] != expected[0]:
+                raise UserError(
+                    f"{self.file} doesn't fit {self.model_title}: '{stem}' is made for {ours[0]} outputs, but the model has {expected[0]} "
+                    f"there; it was trained on {self.made_for()}."
+                )
+            return
         sizes, wanted = ((math.prod(shape[1:]), shape[0]) for shape in (ours, expected))
         if (sizes, len(ours) == 1) != (wanted, len(expected) == 1):
             raise UserError(
@@ -136,6 +159,10 @@ class _Source:
     def update(self, stem: str, expected: tuple[int, ...], stated_alpha: float | None, rank: int) -> Update:
         """Without any alpha, alpha is the rank: that is how such files are meant."""
         pieces = self.pieces(stem)
+        if "oft_blocks" in pieces:
+            constraint = max(0.0, float(pieces["alpha"].float().reshape(-1)[0])) if "alpha" in pieces else 0.0
+            kind = Rotation if pieces["oft_blocks"].ndim == 3 else Butterfly
+            return kind(pieces["oft_blocks"], constraint, pieces.get("rescale"))
         alpha = float(pieces["alpha"].float().reshape(-1)[0]) if "alpha" in pieces else stated_alpha
         alpha = float(rank or 1) if alpha is None else alpha
         inner = _inner(pieces, alpha)
@@ -184,6 +211,8 @@ def _load(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         tensors = load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{file} is damaged ({error}): copy or download it again.") from None
+    # The vectors of a word that is brought along are another method's.
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(keys.BUNDLED)}
     if not all(torch.isfinite(tensor.float()).all() for tensor in tensors.values() if tensor.is_floating_point()):
         raise UserError(f"{file} holds weights that are not finite numbers, its training had failed: choose another file.")
     return tensors, {str(name): str(value) for name, value in said.items()} if isinstance(said, dict) else {}

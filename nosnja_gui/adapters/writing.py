@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from nosnja_gui.adapters import Adapter, Address, Decomposed, Full, Hadamard, Kronecker, LowRank, PartNames, Update, keys
+from nosnja_gui.adapters import Adapter, Address, Decomposed, Full, Hadamard, Kronecker, LowRank, PartNames, Rotation, Update, keys
 from nosnja_gui.settings import UserError
 
 if TYPE_CHECKING:
@@ -126,6 +126,12 @@ def _pieces(update: Update, shape: tuple[int, ...]) -> Iterator[tuple[str, torch
         for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2"):
             if (factor := getattr(update, name)) is not None:
                 yield f"lokr_{name}", factor.flatten(1) if name.endswith(("_a", "_b")) else factor
+    elif isinstance(update, Rotation):
+        yield "oft_blocks", update.blocks
+        if update.rescale is not None:
+            yield "rescale", update.rescale.reshape(-1, *[1] * (len(shape) - 1))
+        yield "alpha", torch.tensor(float(update.constraint))
+        return
     else:
         assert isinstance(update, Full), f"no layout knows how to write a {update.title}"
         yield "diff", update.difference.reshape(shape)

@@ -75,6 +75,18 @@ def load_rgb(path: Path) -> Image.Image:
         return _to_rgb(_upright(image))
 
 
+def load_alpha(path: Path) -> Image.Image | None:
+    """How opaque the picture's first frame is, upright, as 8-bit grey; None where it hides nothing. Raises UserError with the reason."""
+    with _reasons(path), open(path, "rb") as file:
+        image = _open(file, path)
+        image.load()
+        image = _upright(image)
+        if not ("A" in image.mode or "a" in image.mode or "transparency" in image.info):
+            return None
+        alpha = image.convert("RGBA").getchannel("A")
+        return alpha if alpha.getextrema()[0] < OPAQUE else None
+
+
 def thumbnail(path: Path, side: int) -> Image.Image:
     """Like `load_rgb`, but at most `side` pixels long; large JPEGs are decoded at a fraction of their size, which is much faster."""
     with _reasons(path), open(path, "rb") as file:

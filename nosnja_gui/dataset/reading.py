@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
-from nosnja_gui.dataset import images, layouts
+from nosnja_gui.dataset import images, layouts, masks
 from nosnja_gui.dataset.layouts import Layout
 from nosnja_gui.settings import UserError
 
@@ -286,10 +286,21 @@ def _listing(folder: Path, scans: _Scans) -> Listing:
                 listing.problems.append(Problem(path, "has a name that is not valid UTF-8: rename it"))
             else:
                 listing.pictures[prefix + file.name] = path
+        _leave_out_masks(listing, prefix)
         if prefix and len(listing.pictures) > before:
             note = "is read too, but the number in its name is not used: say dataset.repeats instead"
             listing.problems.append(Problem(inner, note, left_out=False))
     return listing
+
+
+def _leave_out_masks(listing: Listing, prefix: str) -> None:
+    """The masks of pictures in this folder are no pictures to train on."""
+    stems = {without_suffix(name): name for name in listing.pictures if name.startswith(prefix)}
+    found = [name for stem, name in stems.items() if masks.of_another(stem, stems)]
+    if found:
+        masked = [listing.pictures.pop(name) for name in found]
+        more = f" (and {len(masked) - 1} more)" if len(masked) > 1 else ""
+        listing.problems.append(Problem(masked[0], f"is the mask of another picture{more}, so it is not trained on", left_out=False))
 
 
 def _states_of_tables(folder: Path, captions: Path | None) -> tuple[Any, ...]:

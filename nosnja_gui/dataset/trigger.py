@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from nosnja_gui.dataset.identifiers import explain
 from nosnja_gui.dataset.reading import Dataset
 from nosnja_gui.settings import UserError
 
@@ -55,7 +56,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Remark:
-    kind: Literal["tokens", "ordinary", "noun_inside", "misspelt", "missing", "not_first", "class_noun", "too_long", "prompts"]
+    kind: Literal[
+        "tokens", "ordinary", "rare", "meant", "ends_in_word", "noun_inside", "misspelt", "missing", "not_first", "class_noun",
+        "too_long", "prompts",
+    ]  # fmt: skip
     warning: bool
     """False where it is only good to know."""
     message: str
@@ -253,6 +257,8 @@ def lint(
         *_lint_spelling(word, tokenizer, named, prompts),
         *_lint_captions(word, tokenizer, named, _nouns(class_noun), place),
     ]
+    if any(remark.kind == "noun_inside" for remark in remarks):  # which says the same of the very noun
+        remarks = [remark for remark in remarks if remark.kind != "ends_in_word"]
     if prompts and not any(_has(word, prompt) for prompt in prompts):
         remarks.append(Remark("prompts", True, f"No prompt holds '{word}': nothing will show what was learnt.", {"word": word}))
     return sorted(remarks, key=lambda remark: not remark.warning)
@@ -278,10 +284,11 @@ def _lint_tokens(word: str, tokenizer: Callable[[str], list[str]]) -> list[Remar
     count = f"{len(pieces)} token{'' if len(pieces) == 1 else 's'}"
     values = {"word": word, "count": len(pieces), "pieces": pieces}
     remarks = [Remark("tokens", len(pieces) > 8, f"'{word}' is {count} of 75 in every caption: {shown}.", values)]
-    if all(len(tokenizer(part)) == 1 for part in word.split()):
-        known = "is a word" if len(word.split()) == 1 else "is made of words"
-        message = f"'{word}' {known} the model knows already and has its own idea of: a made-up word is learnt more cleanly."
-        remarks.append(Remark("ordinary", True, message, {"word": word}))
+    advice = explain(word, tokenizer)
+    if advice.kind == "known":
+        remarks.append(Remark("ordinary", True, advice.message, {"word": word}))
+    elif advice.kind != "pieces":  # which the number of tokens says already
+        remarks.append(Remark(advice.kind, advice.kind == "meant", advice.message, advice.values))
     return remarks
 
 

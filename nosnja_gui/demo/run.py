@@ -56,21 +56,37 @@ QUICK_CHANGES = {"training.max_steps": 12, "training.epochs": 2, "preview.every_
 QUICK = Size(pictures=8, changes=QUICK_CHANGES, judged=4, grid_weights=(0.5, 1.0))
 
 
-def run_demo(workspace: Workspace, output: Path | None = None, quick: bool = False, progress: Progress | None = None) -> Path:
+WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+    "lora": ("The LoRA", {}),
+    "locon": ("The LoCon", {"lora.targets": "everything", "lora.rank": 8, "lora.alpha": 8}),
+    "dora": ("The DoRA", {"lora.dora": True}),
+    "loha": ("The LoHa", {"lora.algorithm": "loha", "lora.rank": 8, "lora.alpha": 8}),
+    "lokr": ("The LoKr", {"lora.algorithm": "lokr", "lora.rank": 8, "lora.alpha": 8}),
+    "dreambooth": ("The DreamBooth model", {"method": "dreambooth", "optimizer.learning_rate": 1e-4}),
+    "textual_inversion": ("The embedding", {"method": "textual_inversion", "optimizer.learning_rate": 2e-2}),
+    "pivotal": ("The LoRA with its embedding", {"method": "pivotal"}),
+    "hypernetwork": ("The hypernetwork", {"method": "hypernetwork", "optimizer.learning_rate": 1e-3}),
+}
+"""What each method's result is called, and its settings over those of the preset `demo`: rates that suit so small a model."""
+
+
+def run_demo(
+    workspace: Workspace, output: Path | None = None, quick: bool = False, progress: Progress | None = None, method: str = "lora"
+) -> Path:
     """Run everything and return the run folder, which then holds result.json (unless a stop was asked for).
 
     Raises UserError where the kit is incomplete or the folder holds something else.
     """
-    return go_on(open_run(workspace, output, quick), workspace, progress)
+    return go_on(open_run(workspace, output, quick, method), workspace, progress)
 
 
-def open_run(workspace: Workspace, output: Path | None = None, quick: bool = False) -> RunFolder:
+def open_run(workspace: Workspace, output: Path | None = None, quick: bool = False, method: str = "lora") -> RunFolder:
     """A new demo's folder, or that of one to go on with. Raises UserError for anything else, or a finished demo."""
     check_kit()
     folder = output or workspace.create().new_run("demo")
     if (folder / "result.json").exists() and RunFolder(folder).logged().state == "finished":
         raise UserError(f"{folder} holds a finished demo already: choose another output folder.")
-    return RunFolder.create(folder, DemoJob(quick=quick))
+    return RunFolder.create(folder, DemoJob(quick=quick, method=method))
 
 
 def go_on(run: RunFolder, workspace: Workspace, progress: Progress | None = None) -> Path:
@@ -168,7 +184,7 @@ def _tell(run: RunFolder, story: Story, workspace: Workspace) -> None:
         progress.stage(STAGES["trigger"])
         story.tell(trigger=insert_trigger(folder))
     if wanted("training"):
-        train(run, size, workspace, progress)
+        train(run, size, job.method, workspace, progress)
         story.tell(training="training")
     if wanted("judged"):
         story.tell(judged=judge_trigger(folder, story.facts["trigger"]["class_noun"], size, progress, look))
@@ -176,15 +192,16 @@ def _tell(run: RunFolder, story: Story, workspace: Workspace) -> None:
         plot(run, size, workspace, progress)
         story.tell(grid="grid")
     story.tell()
-    write_atomic(folder / "result.json", json.dumps(result_of(story.facts), indent=2, ensure_ascii=False) + "\n")
+    write_atomic(folder / "result.json", json.dumps(result_of(story.facts, job.method), indent=2, ensure_ascii=False) + "\n")
     log.append(Finished(files=["result.json"], seconds=time.monotonic() - began))
 
 
-def result_of(facts: dict[str, Any]) -> dict[str, Any]:
+def result_of(facts: dict[str, Any], method: str = "lora") -> dict[str, Any]:
     """The whole story as result.json tells it."""
     trigger, judged = facts["trigger"], dict(facts["judged"])
     device, samples = judged.pop("device"), judged.pop("samples")
     return {
+        "method": method,
         "seconds": facts["seconds"],
         "captions": facts["captions"],
         "trigger": {"word": trigger["word"], "class_noun_word": trigger["class_noun"], **judged},
@@ -204,7 +221,7 @@ def check_kit() -> None:
         raise UserError(f"The demo kit is incomplete, {missing[0]} is missing: {remedy}.")
 
 
-def demo_changes(folder: Path, size: Size) -> dict[str, Any]:
+def demo_changes(folder: Path, size: Size, method: str = "lora") -> dict[str, Any]:
     prompts = [f"{TRIGGER}, a girl in a {TRIGGER} standing on a beach", f"{TRIGGER}, a man in a {TRIGGER} standing in the snow"]
     return {
         "name": TRIGGER,
@@ -212,6 +229,7 @@ def demo_changes(folder: Path, size: Size) -> dict[str, Any]:
         "model.path": str(KIT / "sd"),
         "dataset.path": str(folder / "dataset"),
         "preview.prompts": [*prompts, "a girl in a red dress standing on a beach", "a dog standing in a grassy field"],
+        **WAYS[method][1],
         **size.changes,
     }
 
@@ -299,13 +317,13 @@ def insert_trigger(folder: Path) -> dict[str, Any]:
     return {"word": TRIGGER, "class_noun": nouns[0], "example": example, "changed": len(changed)}
 
 
-def train(run: RunFolder, size: Size, workspace: Workspace, progress: Progress) -> None:
+def train(run: RunFolder, size: Size, method: str, workspace: Workspace, progress: Progress) -> None:
     """Train, or go on with it, in a run within this one, which hears what is asked of the demo."""
     from nosnja_gui.engine.train import train as train_lora
 
     inner = RunFolder(run.path / "training", within=run)
     if not inner.run_yaml.exists():
-        inner = RunFolder.create(inner.path, train_job("demo", demo_changes(run.path, size)), within=run)
+        inner = RunFolder.create(inner.path, train_job("demo", demo_changes(run.path, size, method)), within=run)
     job = inner.job()
     assert isinstance(job, TrainJob), job
     train_lora(job, inner, workspace, progress)
@@ -412,10 +430,10 @@ def plot(run: RunFolder, size: Size, workspace: Workspace, progress: Progress) -
 def describe(folder: Path) -> str:
     """What was learned, in words, from a finished demo's result.json."""
     result = json.loads((folder / "result.json").read_text())
-    trigger, captions = result["trigger"], result["captions"]
+    trigger, captions, title = result["trigger"], result["captions"], WAYS[result.get("method", "lora")][0]
     lines = [
         "",
-        f"The LoRA works: the costume is in {trigger['with']:.0%} of the pictures with the word {trigger['word']}"
+        f"{title} works: the costume is in {trigger['with']:.0%} of the pictures with the word {trigger['word']}"
         f" and in {trigger['without']:.0%} where other clothes are named ({trigger['pictures']} pictures each, AUC {trigger['auc']:.2f}).",
         f"Where no clothes are named it is in {trigger['without_clothes']:.0%}, and the class noun '{trigger['class_noun_word']}' alone,"
         f" which is closest to it, brings it in {trigger['class_noun']:.0%}.",
@@ -423,11 +441,11 @@ def describe(folder: Path) -> str:
         f" and the place in {captions['place']:.0%} of {captions['pictures']} pictures.",
         f"Everything took {result['seconds']['total']:.0f} s on {result['device']}.",
         "",
-        f"  LoRA      {folder / result['files']['lora']}",
+        f"  trained   {folder / result['files']['lora']}",
         f"  samples   {folder / result['files']['samples']}",
         f"  XYZ plot  {folder / result['files']['grid']}",
         f"  figures   {folder / 'result.json'}",
     ]
     if trigger["with"] < 0.5 or trigger["with"] - trigger["without"] < 0.4:
-        lines[1] = lines[1].replace("The LoRA works: the costume", "The trigger word does not work yet: the costume")
+        lines[1] = "The trigger word does not work yet: the costume" + lines[1].partition(" works: the costume")[2]
     return "\n".join(lines)

@@ -129,7 +129,7 @@ def merge(
     Without a rank the sum is exact: ranks add up where all updates of a module are plain LoRAs, and other kinds (LoHa, LoKr, DoRA,
     whole differences) become whole differences. With a rank each module gets the best approximation of at most that rank. Scales
     are in the factors, alpha is the rank. Weights may be negative; those of 0 don't count. DoRAs change with what they are put on;
-    theirs is the change of the base weights. Raises UserError for a DoRA without `base`, LoRAs of another family, nothing to merge.
+    theirs (and those of OFT) is the change of the base weights. Raises UserError for one of them without `base`, LoRAs of another family, nothing to merge.
     """
     counted = [(adapter, weight) for adapter, weight in adapters if weight]
     _check(rank=rank)
@@ -401,10 +401,11 @@ def _factors(parts: Parts, address: Address, shape: tuple[int, ...]) -> tuple[to
 def _sum(parts: Parts, address: Address, shape: tuple[int, ...], base: Base | None) -> torch.Tensor:
     """The weighted sum of the changes of one weight, float32 of its shape."""
     weight = torch.empty(shape, device="meta")  # most kinds only look at its shape
-    if any(isinstance(update, Decomposed) for update, _ in parts):
+    if relative := next((update for update, _ in parts if update.needs_weight), None):
         if base is None:
+            what = f"{'an' if relative.title == 'OFT' else 'a'} {relative.title}"
             raise UserError(
-                f"The change of '{'.'.join(address)}' is a DoRA, which depends on the weights of the model it was trained on: "
+                f"The change of '{'.'.join(address)}' is {what}, which depends on the weights of the model it was trained on: "
                 f"choose that model too."
             )
         weight = base(address)

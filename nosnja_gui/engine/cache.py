@@ -15,11 +15,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image
 
+from nosnja_gui.dataset import masks
 from nosnja_gui.dataset.images import content_key, fit, load_rgb
+from nosnja_gui.engine.objectives import weight_places
 from nosnja_gui.families import Family, Parts, TextEncoding
+from nosnja_gui.jobs import LossSettings
 
 IN_MEMORY_OF_THE_DEVICE = 2**30
 """Tables up to this many bytes live on the GPU; larger ones stay in main memory and are copied batch by batch."""
@@ -101,10 +106,16 @@ class Latents:
     tables: dict[tuple[int, int], torch.Tensor]  # size -> (views of that size, 2, channels, height/8, width/8), fp32
     rows: dict[View, int]
     framings: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)  # size -> (views of that size, 6), fp32
+    weights: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)  # size -> (views of that size, 1, height/8, width/8)
 
     def framing(self, views: Sequence[View], device: torch.device) -> torch.Tensor:
         """How views of one size were cut out of their pictures (batch, 6), see `View.framing`."""
         return rows_of(self.framings[views[0].width, views[0].height], [self.rows[view] for view in views], device)
+
+    def places(self, views: Sequence[View], device: torch.device) -> torch.Tensor | None:
+        """How much each place of views of one size counts (batch, 1, h, w); None where all of them do alike."""
+        table = self.weights.get((views[0].width, views[0].height))
+        return None if table is None else rows_of(table, [self.rows[view] for view in views], device)
 
     def of(self, views: Sequence[View], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and deviation (batch, channels, h, w) of views of one size."""
@@ -153,16 +164,65 @@ def encode_pictures(family: Family, parts: Parts, views: Iterable[View], cache: 
     return Latents(tables, rows, framings)
 
 
+def weigh_places(
+    latents: Latents, settings: LossSettings, factor: int, cache: Cache, device: torch.device, advance: Advance | None = None
+) -> None:
+    """Fill in how much each place of each view counts, for the sizes of which a view has a mask or a face.
+
+    A latent is `factor` pixels wide. Raises UserError for a mask or a list of faces that can't be read.
+    """
+    beside = masks.find({view.path for view in latents.rows})
+    with ThreadPoolExecutor(max_workers=max(1, min(8, torch.get_num_threads()))) as readers:
+        # Views stand in `rows` size by size, each in its row.
+        for size, group in itertools.groupby(latents.rows, key=lambda view: (view.width, view.height)):
+            given = [(view, settings, beside.get(view.path, masks.Beside()), factor) for view in group]
+
+            def fitted(chosen: list[int], given: list[Any] = given) -> Tensors:
+                return {"places": torch.stack(list(readers.map(_places, *zip(*(given[row] for row in chosen), strict=True))))}
+
+            keys = [_key_of_places(*one) for one in given]
+            mask, faces = through_cache(cache, keys, fitted, PIXELS_AT_ONCE // (size[0] * size[1]) + 1, advance)["places"].split(1, dim=1)
+            if mask.min() < 1 or faces.max() > 0:
+                latents.weights[size] = place(weight_places(mask, faces, settings), device)
+
+
+def _key_of_places(view: View, settings: LossSettings, beside: masks.Beside, factor: int) -> str:
+    made_of = [settings.masked, content_key(view.path)] if settings.masked != "off" else []
+    made_of += [content_key(file) if file else "" for file in (beside.mask, beside.faces)]
+    return key_of("places", *made_of, settings.face_weight != 1, view.original, view.width, view.height, view.mirrored, factor)
+
+
+def _places(view: View, settings: LossSettings, beside: masks.Beside, factor: int) -> torch.Tensor:
+    """What of each place is in the mask and what in a face (2, height/factor, width/factor), fitted as the picture is."""
+    size = view.original or (view.width, view.height)
+    mask = masks.load(view.path, settings.masked, beside.mask, size)
+    faces = masks.draw_faces(beside.faces, size) if beside.faces and settings.face_weight != 1 else None
+    both = [Image.new("L", size, 255) if mask is None else mask, Image.new("L", size) if faces is None else faces]
+    pixels = torch.stack([pixels_of(fit(image, view.width, view.height), view.mirrored)[0] for image in both])
+    return torch.nn.functional.avg_pool2d(pixels.float() / 255, factor)
+
+
 def encode_captions(
-    family: Family, parts: Parts, captions: Iterable[str], clip_skip: int, cache: Cache, advance: Advance | None = None
+    family: Family,
+    parts: Parts,
+    captions: Iterable[str],
+    clip_skip: int,
+    cache: Cache,
+    advance: Advance | None = None,
+    windows: int = 1,
+    weighted: bool = False,
 ) -> Encodings:
-    """Encodings of every caption in the model's precision."""
+    """Encodings of every caption in the model's precision, all of as many windows of 75 tokens."""
     distinct = sorted(set(captions))
     model = " ".join(f"{weights_key(encoder)} {encoder.dtype}" for encoder in parts.text_encoders)
-    keys = [key_of("text", caption, clip_skip, model) for caption in distinct]
+    # Usual captions keep the keys that they always had.
+    how = (windows, weighted) if windows > 1 or weighted else ()
+    keys = [key_of("text", caption, clip_skip, model, *how) for caption in distinct]
 
     def encode(chosen: list[int]) -> Tensors:
-        text = family.encode_prompts(parts, [distinct[index] for index in chosen], clip_skip)
+        text = family.encode_prompts(
+            parts, [distinct[index] for index in chosen], clip_skip, windows, min_chunks=windows, weighted=weighted
+        )
         return {"hidden": text.hidden} | ({} if text.pooled is None else {"pooled": text.pooled})
 
     encoded = {name: place(table, parts.device) for name, table in through_cache(cache, keys, encode, CAPTIONS_AT_ONCE, advance).items()}
@@ -197,11 +257,13 @@ def through_cache(
 
 def load_pixels(view: View) -> torch.Tensor:
     """(3, height, width) in [-1, 1]."""
-    image = fit(load_rgb(view.path), view.width, view.height)
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(view.height, view.width, 3)
-    if view.mirrored:
-        pixels = pixels.flip(1)
-    return pixels.permute(2, 0, 1).float() / 127.5 - 1
+    return pixels_of(fit(load_rgb(view.path), view.width, view.height), view.mirrored).float() / 127.5 - 1
+
+
+def pixels_of(image: Image.Image, mirrored: bool) -> torch.Tensor:
+    """(channels, height, width) of an 8-bit picture."""
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, -1)
+    return (pixels.flip(1) if mirrored else pixels).permute(2, 0, 1)
 
 
 def place(table: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -6,20 +6,21 @@ A checkpoint is written beside its place, synced and renamed; so a kill or a ful
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
+from nosnja_gui import weights
 from nosnja_gui.files import sync, write_atomic
 
 MANIFEST = "manifest.json"
+_FORMATS = {getattr(torch, name): number for number, name in weights.TORCH_NAMES.items()}
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,8 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     temporary = folder / f".{place.name}.part"
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        contents = _serialise(checkpoint)
-        for name, content in contents.items():
-            write_atomic(temporary / name, content)
-        sums = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+        temporary.mkdir(parents=True)
+        sums = {name: _write(temporary / name, write) for name, write in _contents(checkpoint).items()}
         write_atomic(temporary / MANIFEST, json.dumps(sums, indent=1))
         os.replace(temporary, place)
     except BaseException:
@@ -58,17 +57,65 @@ def save(folder: Path, checkpoint: Checkpoint, keep: int) -> Path:
     return place
 
 
-def _serialise(checkpoint: Checkpoint) -> dict[str, bytes]:
-    from safetensors.torch import save as to_safetensors
+Write = Callable[["_Summed"], object]
 
-    # Through memory, so that a full disk is an OSError whatever the library would have made of it.
-    optimizer = io.BytesIO()
-    torch.save(checkpoint.optimizer, optimizer)
+
+def _contents(checkpoint: Checkpoint) -> dict[str, Write]:
+    """File -> what writes it, tensor by tensor: the state of a whole model is larger than the memory that is left."""
+    tensors = checkpoint.tensors
+    entries = {name: (_FORMATS[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()}
+    about = json.dumps({"step": checkpoint.step, **checkpoint.about}, indent=1).encode()
+
+    def raw(name: str) -> Any:
+        return tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
     return {
-        "trained.safetensors": to_safetensors({name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}),
-        "optimizer.pt": optimizer.getvalue(),
-        "about.json": json.dumps({"step": checkpoint.step, **checkpoint.about}, indent=1).encode(),
+        "trained.safetensors": lambda stream: weights.write_to(stream, entries, raw),
+        "optimizer.pt": _state(checkpoint.optimizer),
+        "about.json": lambda stream: stream.write(about),
     }
+
+
+def _state(state: dict[str, Any]) -> Write:
+    def write(stream: _Summed) -> None:
+        try:
+            torch.save(state, stream)
+        except Exception:
+            if stream.problem:  # torch may say in words of its own that it could not write; why, the stream knows
+                raise stream.problem from None
+            raise
+
+    return write
+
+
+def _write(file: Path, write: Write) -> str:
+    """Write a file and have it on the disk; the sha256 of what was written."""
+    with open(file, "wb") as opened:
+        stream = _Summed(opened)
+        write(stream)
+    sync(file)
+    return stream.digest.hexdigest()
+
+
+class _Summed:
+    """A file that is written from its beginning to its end, with the sum of all that went into it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+        self.problem: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        try:
+            self.file.write(content)
+        except OSError as error:
+            self.problem = error
+            raise
+        self.digest.update(content)
+        return memoryview(content).nbytes
+
+    def flush(self) -> None:
+        self.file.flush()
 
 
 def newest(folder: Path, on_damage: Callable[[str], None]) -> Checkpoint | None:

@@ -8,7 +8,8 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from nosnja_gui.families import Family, Parts
-from nosnja_gui.jobs import TrainJob
+from nosnja_gui.jobs import LossSettings, TrainJob
+from nosnja_gui.jobs.loss import HUBER_KINDS
 from nosnja_gui.methods import METHODS
 
 
@@ -58,7 +59,7 @@ def metadata(
         "ss_gradient_accumulation_steps": training.gradient_accumulation,
         "ss_gradient_checkpointing": training.gradient_checkpointing,
         "ss_mixed_precision": {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[str(parts.dtype).removeprefix("torch.")],
-        "ss_min_snr_gamma": training.min_snr_gamma,
+        **_loss(job.loss),
         "ss_clip_skip": job.model.clip_skip,
         "ss_seed": training.seed,
         "ss_resolution": f"({resolution}, {resolution})" if resolution else None,
@@ -71,14 +72,35 @@ def metadata(
         "modelspec.date": datetime.datetime.fromtimestamp(started_at, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S"),
         "modelspec.prediction_type": {"v_prediction": "v"}.get(parts.prediction_type, parts.prediction_type),
         "modelspec.resolution": f"{resolution}x{resolution}" if resolution else None,
-        "modelspec.trigger_phrase": job.trigger or None,
-        "nosnja_trigger": job.trigger or None,
+        "modelspec.trigger_phrase": job.word or None,
+        "nosnja_trigger": job.word or None,
         "nosnja_pictures": counts.get("pictures"),
         "nosnja_repeats": dataset.repeats,
         "nosnja_caption_version": caption_version or None,
     }
     told_when_off = {"ss_text_encoder_lr", "ss_min_snr_gamma"}
     return {key: str(value) for key, value in values.items() if value is not None or key in told_when_off}
+
+
+def _loss(loss: LossSettings) -> dict[str, Any]:
+    """Under the names of kohya-ss/sd-scripts (train_network.py), and our own where there are none. What is off is not told."""
+    off: dict[str, Any] = {
+        "ss_noise_offset": loss.noise_offset or None,
+        "ss_noise_offset_random_strength": loss.random_strength if loss.noise_offset else None,
+        "ss_adaptive_noise_scale": loss.noise_offset_adaptive or None if loss.noise_offset else None,
+        "ss_multires_noise_iterations": loss.pyramid_iterations or None,
+        "ss_multires_noise_discount": loss.pyramid_discount if loss.pyramid_iterations else None,
+        "ss_ip_noise_gamma": loss.input_perturbation or None,
+        "ss_ip_noise_gamma_random_strength": loss.random_strength if loss.input_perturbation else None,
+        "ss_zero_terminal_snr": loss.zero_terminal_snr or None,
+        "ss_debiased_estimation": loss.weighting == "debiased" or None,
+        "ss_huber_schedule": loss.huber_schedule if loss.kind in HUBER_KINDS else None,
+        "ss_huber_c": loss.huber_c if loss.kind in HUBER_KINDS else None,
+        "nosnja_timesteps": loss.distribution if loss.distribution != "auto" else None,
+        "nosnja_masks": loss.masked if loss.masked != "off" else None,
+    }
+    gamma = loss.min_snr_gamma if loss.weighting == "min_snr" else None
+    return {"ss_min_snr_gamma": gamma, "ss_loss_type": "l2" if loss.kind == "mse" else loss.kind, **off}
 
 
 def _last_name(name: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 
 from PIL import Image
 
-from nosnja_gui import gridpage, grids, infotext, sheet, weights
+from nosnja_gui import gridpage, grids, infotext, sheet
 from nosnja_gui.axes import Position
 from nosnja_gui.engine import models
 from nosnja_gui.engine.sampler import ImageRequest, sample, save_png
@@ -30,7 +30,8 @@ from nosnja_gui.events import Failed, Finished, Started, Stopped
 from nosnja_gui.families import Family, Parts
 from nosnja_gui.grids import GridPlan, Look
 from nosnja_gui.jobs import GridJob
-from nosnja_gui.methods import put_on, set_weights, take_off
+from nosnja_gui.methods import TAGS, method_of, put_on, set_weights, take_off
+from nosnja_gui.models import fingerprint
 from nosnja_gui.progress import Progress
 from nosnja_gui.runs import RunFolder
 from nosnja_gui.settings import UserError
@@ -180,30 +181,14 @@ def _request(look: Look) -> ImageRequest:
 def _key(look: Look, precision: str) -> str:
     decisive = {
         "request": asdict(_request(look)),
-        "model": model_fingerprint(look.model),
+        "model": fingerprint(look.model),
         "loras": [(lora_hash(file), weight) for file, weight in look.loras],
         "precision": precision,
         # Only where they say something: pictures painted before there was a choice keep their names.
-        **({"vae": model_fingerprint(look.vae)} if look.vae else {}),
+        **({"vae": fingerprint(look.vae)} if look.vae else {}),
         **({"prediction_type": look.prediction_type} if look.prediction_type else {}),
     }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:32]
-
-
-@cache
-def _fingerprint(files: tuple[tuple[Path, int, int], ...]) -> str:
-    digest = hashlib.sha256()
-    for file, _, _ in files:
-        digest.update(f"{file.parent.name}/{file.name}:{weights.short_hash(file)}\n".encode())
-    return digest.hexdigest()
-
-
-def model_fingerprint(model: Path) -> str:
-    """Hash of all weight and configuration files of a folder (a model's, a VAE's), or of a single file, in an instant."""
-    # A model's lie in a folder for each part, a VAE's own in the folder itself.
-    found = [model] if model.is_file() else model.glob("*/*" if (model / "model_index.json").is_file() else "**/*")
-    files = sorted(file for file in found if file.suffix in (".safetensors", ".json", ".txt") and file.is_file())
-    return _fingerprint(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 
 
 def lora_hash(file: Path) -> str:
@@ -305,12 +290,16 @@ def _paint_batch(family: Family, parts: Parts, grid: Grid, batch: Sequence[Pictu
 
 def _infotext(picture: Picture, parts: Parts) -> str:
     vae = picture.look.vae
+    worn: dict[str, list[tuple[Path, float]]] = {}
+    for file, weight in picture.loras:
+        worn.setdefault(TAGS.get(method_of(file).modelspec, ""), []).append((file, weight))
     told = infotext.of_picture(
         **asdict(picture.request),
         model=parts.base_name,
         model_hash=parts.base_hash,
-        loras=[infotext.Network(file.stem, weight) for file, weight in picture.loras],
-        lora_hashes={file.stem: lora_hash(file)[:12] for file, _ in picture.loras},
+        loras=[infotext.Network(file.stem, weight) for file, weight in worn.get("lora", [])],
+        lora_hashes={file.stem: lora_hash(file)[:12] for file, _ in worn.get("lora", [])},
+        hypernets=[infotext.Network(file.stem, weight) for file, weight in worn.get("hypernet", [])],
         vae=vae.name if vae else "",
         vae_hash=infotext.vae_hash(vae) if vae else "",
     )

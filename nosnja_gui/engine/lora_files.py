@@ -26,7 +26,7 @@ from nosnja_gui.families import FAMILIES, Family, Parts
 from nosnja_gui.families.loading import today
 from nosnja_gui.files import write_atomic
 from nosnja_gui.settings import UserError
-from nosnja_gui.sources import Folder, SingleFile, Source, Standard
+from nosnja_gui.sources import Folder, SingleFile, Source, Standard, described
 
 Tell = Callable[[str, int, int], None]
 """Is told what is being done, how much of it, and of how much."""
@@ -77,6 +77,8 @@ def open_lora(file: Path, model: Path | None = None) -> Opened:
     looked = inspect(file)
     if looked.problems:
         raise UserError(looked.problems[0])
+    if described(weights.shapes(file)) == "a textual inversion":
+        raise UserError(f"{file} is a textual inversion, no LoRA: choose a LoRA file.")
     first: UserError | None = None
     likely = sorted(FAMILIES.values(), key=lambda family: family.short != looked.family)
     for family in likely:
@@ -437,11 +439,16 @@ def _raw(tensor: torch.Tensor) -> object:
 # Starting a training from a file
 
 
-def for_training(file: Path, family: Family, source: Source, rank: int) -> tuple[Adapter, Report | None]:
-    """A LoRA of any kind as a plain one of at most `rank`, for a training to go on from; with a report where that changed it."""
+def for_training(file: Path, family: Family, source: Source, rank: int | None) -> tuple[Adapter, Report | None]:
+    """A LoRA of any kind as a plain one of at most `rank`, for a training to go on from; with a report where that changed it.
+
+    Without a rank it stays as it is.
+    """
     parts = family.skeleton(source)
     names = family.names(parts)
     adapter = read(file, names, source.name)
+    if rank is None:
+        return adapter, None
     opened = Opened(file, adapter, family, parts, names, source)
     plain = all(not isinstance(update, Decomposed) and getattr(update, "rank", rank + 1) <= rank and hasattr(update, "down")
                 and getattr(update, "mid", None) is None for update in adapter.updates.values())  # fmt: skip

@@ -8,12 +8,13 @@ from pathlib import Path
 from nosnja_gui.dataset import Picture
 from nosnja_gui.dataset.batches import Plan, held_out
 from nosnja_gui.dataset.images import content_key
+from nosnja_gui.engine import prior as prior_pictures
 from nosnja_gui.engine.cache import key_of
 from nosnja_gui.families import Family
 from nosnja_gui.jobs import TrainJob
 from nosnja_gui.methods import METHODS
 from nosnja_gui.models import find_lora
-from nosnja_gui.plan import arrange, look
+from nosnja_gui.plan import arrange, class_prompts, look
 from nosnja_gui.settings import UserError
 from nosnja_gui.workspace import Workspace
 
@@ -31,8 +32,12 @@ class Material:
     resolution: int
     training: tuple[Picture, ...]
     held_out: tuple[Picture, ...]
+    prior: tuple[Picture, ...]
+    """Class pictures; those that are painted are not there before the training has begun."""
     shapes: dict[Path, tuple[int, int]]
     """Bucket of every picture, training and held-out."""
+    weights: dict[Path, float]
+    """What the losses of pictures are multiplied by, where that is not 1."""
     keys: dict[Path, str]
     plan: Plan
     total: int
@@ -43,6 +48,7 @@ class Material:
     def fingerprint(self) -> str:
         """Changes when the same step would no longer be the same step."""
         content = [(self.keys[picture.path], picture.caption) for picture in self.training]
+        content += [(picture.path.parent.name, picture.path.name, picture.caption) for picture in self.prior]
         return key_of(content, self.plan, self.total)[:16]
 
     def as_values(self) -> dict:
@@ -62,7 +68,13 @@ def prepare(job: TrainJob, workspace: Workspace, processes: int = 1) -> Material
     assert family and model and data and resolution
     keys = {picture.path: content_key(picture.path) for picture in data.pictures}
     out = held_out([keys[picture.path] for picture in data.pictures], job.dataset.validation_share, job.training.seed)
-    arranged = arrange(job, data, resolution, out, processes)
+    arranged = arrange(job, data, found.concepts, resolution, out, processes, found.prior)
+    if found.prior:
+        prior = found.prior.pictures
+    elif job.prior.images:
+        prior = prior_pictures.planned(job, class_prompts(job, data.pictures, found.concepts), model, found.vae, resolution, workspace)
+    else:
+        prior = ()
     return Material(
         family=family,
         model=model,
@@ -71,10 +83,12 @@ def prepare(job: TrainJob, workspace: Workspace, processes: int = 1) -> Material
         resolution=resolution,
         training=arranged.training,
         held_out=arranged.held_out,
-        shapes=arranged.shapes,
+        prior=prior,
+        shapes={**arranged.shapes, **{picture.path: size for picture, size in zip(prior, arranged.plan.prior, strict=True)}},
+        weights=arranged.weights,
         keys=keys,
         plan=arranged.plan,
         total=arranged.total,
-        trigger=job.trigger,
+        trigger=job.word,
         warnings=arranged.notes,
     )

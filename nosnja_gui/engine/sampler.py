@@ -76,6 +76,7 @@ class ImageRequest:
     """Everything one picture depends on, beside the model and its adapters."""
 
     prompt: str
+    """Words may be weighted as in A1111: (word:1.3), (word), [word]; see emphasis.py."""
     negative_prompt: str = ""
     seed: int = 1
     sampler: str = "dpm++_2m_karras"
@@ -169,13 +170,13 @@ def evaluating(parts: Parts) -> Iterator[None]:
 
 def _encode(family: Family, parts: Parts, requests: Sequence[ImageRequest], encodings: dict) -> list[tuple[TextEncoding, TextEncoding]]:
     """(prompt, negative prompt) per request, both of the same number of tokens, (1, tokens, width) each."""
-    state = _text_state(parts)
+    state = _text_state(family, parts)
 
     def encoding(prompt: str, clip_skip: int) -> TextEncoding:
         key = (prompt, clip_skip, state)
         if key not in encodings:
             # One at a time, so that a picture can't depend on which prompts happened to be encoded together.
-            encodings[key] = family.encode_prompts(parts, [prompt], clip_skip, max_chunks=MAX_CHUNKS)
+            encodings[key] = family.encode_prompts(parts, [prompt], clip_skip, max_chunks=MAX_CHUNKS, weighted=True)
         return encodings[key]
 
     def of_equal_length(request: ImageRequest) -> tuple[TextEncoding, TextEncoding]:
@@ -195,10 +196,16 @@ def _lengthened(text: TextEncoding, tokens: int, empty: TextEncoding) -> TextEnc
     return TextEncoding(hidden, text.pooled)
 
 
-def _text_state(parts: Parts) -> tuple:
-    """Differs whenever the text encoders or what is put onto them does: sums of their weights, and the adapters' weights."""
+def _text_state(family: Family, parts: Parts) -> tuple:
+    """Differs whenever the text encoders or what is put onto them does: sums of their weights, and the adapters' weights.
+
+    New words are few numbers: all of them count, as a step can leave their sum as it was.
+    """
+    tables = [place.token_embedding for place in family.word_tables(parts)]
+    taught = [rows.detach().cpu().numpy().tobytes() for table in tables for rows in getattr(table, "rows", {}).values()]
     sums = [parameter.detach().sum(dtype=torch.float64) for encoder in parts.text_encoders for parameter in encoder.parameters()]
-    return (*(torch.stack(sums).tolist() if sums else ()), *sorted((method, *sorted(worn.items())) for method, worn in parts.worn.items()))
+    worn = sorted((method, *sorted(names.items())) for method, names in parts.worn.items())
+    return (*(torch.stack(sums).tolist() if sums else ()), *taught, *sorted(parts.words), *worn)
 
 
 def _batches(requests: Sequence[ImageRequest], texts: list[tuple[TextEncoding, TextEncoding]], batch_size: int) -> list[list[int]]:
@@ -306,6 +313,7 @@ def infotext(
     lora_hash: str | None = None,
     *,
     loras: Sequence[tuple[str, float, str]] = (),
+    hypernets: Sequence[tuple[str, float]] = (),
     vae: str = "",
 ) -> str:
     """The text that a picture is kept with. `loras`: name, weight and hash of each, where there are more than the one `lora`."""
@@ -325,6 +333,7 @@ def infotext(
             model_hash=base_hash,
             loras=[Network(name, weight) for name, weight, _ in worn],
             lora_hashes={name: digits for name, _, digits in worn},
+            hypernets=[Network(name, weight) for name, weight in hypernets],
             vae=vae,
         )
     )

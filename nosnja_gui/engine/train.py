@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import math
+import random
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -22,24 +23,25 @@ from accelerate import Accelerator
 from PIL import Image
 
 from nosnja_gui import events
-from nosnja_gui.dataset import Picture
-from nosnja_gui.dataset.batches import Batch, Exposure, derive, share_of
-from nosnja_gui.engine import checkpoints, lora_files, optimizers, roundtrip
-from nosnja_gui.engine.cache import Cache, Encodings, Latents, View, encode_captions, encode_pictures, key_of
+from nosnja_gui.dataset import Picture, tags, templates
+from nosnja_gui.dataset.batches import Batch, Exposure, derive, divisors, share_of
+from nosnja_gui.engine import checkpoints, fused, lora_files, optimizers, prior, roundtrip
+from nosnja_gui.engine.cache import Cache, Encodings, Latents, View, encode_captions, encode_pictures, key_of, weigh_places
 from nosnja_gui.engine.checkpoints import Checkpoint
+from nosnja_gui.engine.ema import Average
 from nosnja_gui.engine.export import metadata
 from nosnja_gui.engine.material import Material, prepare
-from nosnja_gui.engine.models import choose_device, choose_dtype, load_model
-from nosnja_gui.engine.objectives import Objective, objective
+from nosnja_gui.engine.models import choose_device, choose_dtype, load_model, load_packed, load_to_train_whole
+from nosnja_gui.engine.objectives import Objective, noise_schedule_of, objective
 from nosnja_gui.engine.sampler import ImageRequest, infotext, sample, save_png
 from nosnja_gui.engine.voice import Voice, in_words, interrupts
-from nosnja_gui.families import Family, Parts, TextEncoding
+from nosnja_gui.families import Family, Parts, TextEncoding, packing
 from nosnja_gui.files import free_bytes, write_atomic
 from nosnja_gui.jobs import TrainJob
-from nosnja_gui.methods import METHODS, Method, Trainable
+from nosnja_gui.methods import METHODS, TAGS, Method, Trainable
 from nosnja_gui.methods.lora import ENTRY as LORA
 from nosnja_gui.models import identify
-from nosnja_gui.plan import due
+from nosnja_gui.plan import count_saves, due
 from nosnja_gui.progress import Progress
 from nosnja_gui.runs import RunFolder
 from nosnja_gui.schedules import warmup_updates
@@ -49,6 +51,8 @@ from nosnja_gui.workspace import Workspace, file_name
 LOG_SECONDS, LOG_STEPS = 1.0, 10
 """The loss is fetched from the device when either is reached: fetching it every step would make the GPU wait."""
 REQUESTS = ("stop", "save", "sample")
+AVERAGE = "average."
+"""Stands before the names of the averaged weights in a checkpoint."""
 
 
 def train(job: TrainJob, run: RunFolder, workspace: Workspace, progress: Progress | None = None) -> Path:
@@ -97,7 +101,7 @@ def _train(job: TrainJob, run: RunFolder, workspace: Workspace, accelerator: Acc
         write_atomic(run.path / "captions.json", json.dumps(material.as_values(), indent=1, ensure_ascii=False))
 
     voice.stage("Loading the model")
-    training = begin(job, material, accelerator, voice)
+    training = begin(job, material, accelerator, voice, stop=_stop_asked(run, accelerator, 0))
     check_disk(training, run)
     checkpoints.sweep(run.checkpoints)
     start = resume(training, run, voice)
@@ -124,13 +128,14 @@ def _train(job: TrainJob, run: RunFolder, workspace: Workspace, accelerator: Acc
             steps = plan.epoch(epoch)
         torch.manual_seed(derive(settings.seed, "step", step, accelerator.process_index))
         optimizers.set_rates(training.optimizer, job.schedule, step, total)
-        exposures = sum(len(batch) for batch in steps[position])
         losses = []
-        for batch in steps[position]:
-            loss = batch_loss(training, batch) / exposures
+        for batch, divisor in zip(steps[position], divisors(steps[position], job.prior.weight), strict=True):
+            loss = batch_loss(training, batch) / divisor
             training.scaler.scale(loss).backward()
             losses.append(loss.detach())
         meter.count(losses, update(training))
+        if training.average:
+            training.average.update(step + 1)
 
         done = step + 1
         epoch_done = done // plan.steps_per_epoch if done % plan.steps_per_epoch == 0 else None
@@ -208,6 +213,8 @@ class Training:
     encodings: Encodings | None = None
     """None where the text encoder is trained: then captions are encoded anew in every step."""
     preview_encodings: dict[Any, Any] = field(default_factory=dict)
+    average: Average | None = None
+    """Of the trained weights, where training.ema_decay asks for one."""
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -222,29 +229,64 @@ class Training:
         """Whether the same caption is encoded to something else after a step."""
         return any(trainable.of_text for trainable in self.trainables)
 
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The weights that are shown and kept: averaged ones, where the optimiser or training.ema_decay averages them."""
+        with optimizers.averaged(self.optimizer, self.job.optimizer), self.average.worn() if self.average else contextlib.nullcontext():
+            yield
+
+    @property
+    def encodes_text(self) -> bool:
+        """Whether captions are encoded in every step: because they come out as something else, or are others."""
+        return self.trains_text or self.job.dataset.varies_captions
+
     def view(self, picture: Picture, mirrored: bool = False) -> View:
         return View(picture.path, *self.material.shapes[picture.path], mirrored, (picture.width, picture.height))
 
     def text_of(self, captions: list[str]) -> TextEncoding:
         if self.encodings is None:
-            return self.family.encode_prompts(self.parts, captions, self.job.model.clip_skip)
+            with torch.set_grad_enabled(self.trains_text and torch.is_grad_enabled()):
+                dataset = self.job.dataset
+                return self.family.encode_prompts(
+                    self.parts,
+                    captions,
+                    self.job.model.clip_skip,
+                    dataset.windows,
+                    min_chunks=dataset.windows,
+                    weighted=dataset.weighted_captions,
+                )
         return self.encodings.of(captions, self.parts.device)
 
 
-def begin(job: TrainJob, material: Material, accelerator: Accelerator, voice: Voice) -> Training:
-    """Load the model and make it trainable."""
+def begin(
+    job: TrainJob, material: Material, accelerator: Accelerator, voice: Voice, stop: Callable[[], None] = lambda: None
+) -> Training:
+    """Load the model, let it paint the class pictures that are missing, and make it trainable."""
     device = accelerator.device
     dtype = choose_dtype(job.model.precision, device)
-    family, method = material.family, METHODS[job.method]
-    wanted = job.model.prediction_type
-    _, parts = load_model(material.model, device, dtype, vae=material.vae, prediction_type=None if wanted == "auto" else wanted)
+    family, method, base = material.family, METHODS[job.method], job.memory.base_precision
+    if job.fuses_backward:
+        check_fused(dtype, accelerator.num_processes)
+    prediction = None if job.model.prediction_type == "auto" else job.model.prediction_type
+    if method.whole:
+        with_text = job.recipe().train_text_encoder
+        _, parts = load_to_train_whole(material.model, device, dtype, with_text, vae=material.vae, prediction_type=prediction)
+    elif base == "as_model":
+        _, parts = load_model(material.model, device, dtype, vae=material.vae, prediction_type=prediction)
+    else:
+        _, parts = load_packed(material.model, device, dtype, base, vae=material.vae, prediction_type=prediction)
+    with accelerator.main_process_first():
+        prior.paint(job, material.prior, family, parts, voice, stop)
+    parts.noise_schedule = noise_schedule_of(parts.noise_schedule, job.loss)
     torch.manual_seed(derive(job.training.seed, "start"))
     trainables = method.attach(family, parts, job.recipe())
     if material.start_from:
-        start_from(material, family, parts, job.lora.rank, voice)
+        start_from(material, family, parts, voice)
     if job.training.gradient_checkpointing:
         parts.denoiser.enable_gradient_checkpointing()
-    return Training(
+        for encoder in parts.text_encoders if any(trainable.part.startswith("text_encoder") for trainable in trainables) else ():
+            encoder.activation_checkpointing_enable()
+    training = Training(
         job=job,
         material=material,
         accelerator=accelerator,
@@ -252,21 +294,39 @@ def begin(job: TrainJob, material: Material, accelerator: Accelerator, voice: Vo
         method=method,
         parts=parts,
         trainables=trainables,
-        optimizer=optimizers.make(job.optimizer, trainables),
+        optimizer=(fused if job.fuses_backward else optimizers).make(job.optimizer, trainables),
         # The frozen model computes in its own precision and the trained parameters are fp32: only fp16 needs its gradients scaled.
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
-        objective=objective(parts.noise_schedule, parts.prediction_type, job.training.min_snr_gamma, device),
+        objective=objective(parts.noise_schedule, parts.prediction_type, job.loss, device),
         learning_rate=job.optimizer.learning_rate,
     )
+    # Encoders that only read captions once are exact: what they say is kept for other trainings.
+    if base != "as_model" and training.encodes_text:
+        for encoder in parts.text_encoders:
+            packing.pack(encoder, base)
+    if job.training.ema_decay:
+        training.average = Average(list(training.named_parameters), training.parameters, job.training.ema_decay)
+    return training
 
 
-def start_from(material: Material, family: Family, parts: Parts, rank: int, voice: Voice) -> None:
+def check_fused(dtype: torch.dtype, processes: int) -> None:
+    """Raises UserError where a step is more than one backward pass on one card. What shows beforehand is among the plan's problems."""
+    if dtype == torch.float16:
+        raise UserError(
+            "memory.fused_backward cannot be used on this card, which computes in float16 and needs its gradients scaled: "
+            "turn it off, or set model.precision to float32."
+        )
+    if processes > 1:
+        raise UserError(f"memory.fused_backward trains in one process (got {processes}): turn it off, or start a single process.")
+
+
+def start_from(material: Material, family: Family, parts: Parts, voice: Voice) -> None:
     """Let the training go on from a LoRA file, and say what of it that leaves out."""
-    file = material.start_from
+    file, trained = material.start_from, LORA.trained(family, parts).updates
+    rank = LORA.rank_of_products(trained)
     adapter, report = lora_files.for_training(file, family, identify(material.model)[1], rank)
     if report:
         voice.warn(f"{file.name} was brought to rank {rank}, which keeps {report.kept:.1%} of what it changes.")
-    trained = LORA.trained(family, parts).updates
     left_out = [address for address in (*adapter.updates, *adapter.biases) if address not in trained]
     if left_out:
         voice.warn(f"{len(left_out)} modules of {file.name}, such as '{'.'.join(left_out[0])}', are not trained here and are left out.")
@@ -274,8 +334,9 @@ def start_from(material: Material, family: Family, parts: Parts, rank: int, voic
 
 
 def check_disk(training: Training, run: RunFolder) -> None:
-    """Raises UserError unless two checkpoints (fp32 parameters and two moments each) and a LoRA file fit on the disk."""
-    needed = sum(parameter.numel() for parameter in training.parameters) * 4 * (2 * 3 + 1)
+    """Raises UserError unless two checkpoints (fp32 parameters and the optimiser's state each) and a result fit on the disk."""
+    trained = sum(parameter.numel() for parameter in training.parameters)
+    needed = trained * 2 * (4 + training.job.optimizer.chosen.state_bytes) + result_bytes(training, trained, run)
     free = free_bytes(run.path)
     if free < needed:
         raise UserError(
@@ -284,12 +345,25 @@ def check_disk(training: Training, run: RunFolder) -> None:
         )
 
 
+def result_bytes(training: Training, trained: int, run: RunFolder) -> int:
+    """Of a file with what is trained in fp32; of a whole model the files that are not there yet, each with all of its parts."""
+    if not training.method.whole:
+        return 4 * trained
+    job, parts = training.job, training.parts
+    modules = (parts.denoiser, parts.vae, *parts.text_encoders)
+    file = sum(parameter.numel() for module in modules for parameter in module.parameters())
+    file *= 4 if job.saving.precision == "float32" else 2
+    there = len(list(run.weights.glob("*.safetensors")))
+    files = count_saves(job.saving, training.material.total, training.material.plan.steps_per_epoch)
+    return file * max(1, files - there) * (2 if job.dreambooth.diffusers_folder else 1)
+
+
 def encode(training: Training, cache: Cache, voice: Voice, stop: Callable[[], None]) -> None:
     """Fill the training's latents and text encodings, from the cache where it has them."""
     material, parts = training.material, training.parts
     mirrors = (False, True) if training.job.dataset.flip else (False,)
     views = [training.view(picture, mirrored) for picture in material.training for mirrored in mirrors]
-    views += [training.view(picture) for picture in material.held_out]
+    views += [training.view(picture) for picture in material.held_out + material.prior]
 
     def advance(count: int) -> None:
         voice.advance(count)
@@ -297,10 +371,15 @@ def encode(training: Training, cache: Cache, voice: Voice, stop: Callable[[], No
 
     voice.stage("Encoding pictures", len(set(views)))
     training.latents = encode_pictures(training.family, parts, views, cache, advance)
-    if not training.trains_text:
-        captions = {picture.caption or "" for picture in material.training + material.held_out} | {""}
+    if training.job.loss.weighs_places:
+        voice.stage("Reading masks", len(set(views)))
+        weigh_places(training.latents, training.job.loss, training.family.latent_factor, cache, parts.device, advance)
+    if not training.encodes_text:
+        captions = {picture.caption or "" for picture in material.training + material.held_out + material.prior} | {""}
         voice.stage("Encoding captions", len(captions))
-        training.encodings = encode_captions(training.family, parts, captions, training.job.model.clip_skip, cache, advance)
+        dataset = training.job.dataset
+        how = {"windows": dataset.windows, "weighted": dataset.weighted_captions}
+        training.encodings = encode_captions(training.family, parts, captions, training.job.model.clip_skip, cache, advance, **how)
     away(training)
 
 
@@ -313,7 +392,7 @@ def away(training: Training) -> None:
 
 
 def idle_modules(training: Training) -> list[torch.nn.Module]:
-    return [training.parts.vae, *(training.parts.text_encoders if not training.trains_text else [])]
+    return [training.parts.vae, *(training.parts.text_encoders if not training.encodes_text else [])]
 
 
 # ---------------------------------------------------------------- a step
@@ -322,21 +401,43 @@ def idle_modules(training: Training) -> list[torch.nn.Module]:
 def batch_loss(training: Training, batch: Batch) -> torch.Tensor:
     """Sum of the weighted losses of this process's share of a batch."""
     own, counts = share_of(batch, training.accelerator.process_index, training.accelerator.num_processes)
-    pictures = training.material.training
+    pictures = training.material.prior if own[0].prior else training.material.training
     views = [training.view(pictures[shown.picture], shown.mirrored) for shown in own]
     mean, deviation = training.latents.of(views, training.parts.device)
     clean = mean + deviation * torch.randn_like(mean)
-    noise = torch.randn_like(clean)
+    noise = training.objective.draw_noise(clean)
     timesteps = training.objective.draw_timesteps(len(own))
-    noisy = training.objective.add_noise(clean, noise, timesteps)
-    text = training.text_of([caption_of(pictures[shown.picture], shown) for shown in own])
+    noisy = training.objective.add_noise(clean, training.objective.perturbed(noise), timesteps)
+    text = training.text_of([caption_of(training, pictures[shown.picture], shown) for shown in own])
     framing = training.latents.framing(views, training.parts.device)
     predicted = training.family.predict(training.parts, noisy, training.objective.told(timesteps), text, framing)
-    return training.objective.losses(predicted, clean, noise, timesteps).sum() * float(counts)
+    places = training.latents.places(views, training.parts.device)
+    losses = training.objective.losses(predicted, clean, noise, timesteps, places)
+    if training.material.weights:
+        weights = [training.material.weights.get(view.path, 1.0) for view in views]
+        losses = losses * torch.tensor(weights).to(losses.device, non_blocking=True)
+    return losses.sum() * float(counts)
 
 
-def caption_of(picture: Picture, shown: Exposure) -> str:
-    return (picture.caption or "") if shown.captioned else ""
+def caption_of(training: Training, picture: Picture, shown: Exposure) -> str:
+    """What is said of a picture this time."""
+    if not shown.captioned:
+        return ""
+    dataset, material, caption = training.job.dataset, training.material, picture.caption or ""
+    if shown.prior:
+        return caption
+    caption = worded(training.job, caption, derive(training.job.training.seed, "phrase", shown.number))
+    if not dataset.varies_captions:
+        return caption
+    done = shown.number / (material.plan.exposures_per_epoch * material.total / material.plan.steps_per_epoch)
+    draw = random.Random(derive(training.job.training.seed, "tags", shown.number))
+    share = tags.grown(done, dataset.tag_warmup)
+    return tags.vary(caption, draw, keep=dataset.keep_tokens, shuffle=dataset.shuffle_tags, dropout=dataset.tag_dropout, share=share)
+
+
+def worded(job: TrainJob, caption: str, number: int) -> str:
+    """The caption with the word that is taught in it, or a phrase around the word; as it is where none is taught."""
+    return templates.fill(job.textual_inversion.templates, job.word, number, caption) if job.teaches_word else caption
 
 
 def update(training: Training) -> torch.Tensor | None:
@@ -444,7 +545,7 @@ class Meter:
                 step=step,
                 epoch=epoch,
                 loss=loss,
-                learning_rates=optimizers.rates(training.optimizer, training.trainables),
+                learning_rates=optimizers.rates(training.optimizer, training.trainables, training.job.optimizer),
                 seconds_per_step=seconds,
                 grad_norm=norm if self.norm is not None and math.isfinite(norm) else None,
             ),
@@ -470,14 +571,14 @@ def not_finite(training: Training, step: int, what: str) -> str:
 
 @contextlib.contextmanager
 def at_rest(training: Training) -> Iterator[None]:
-    """For previews and validation: eval mode, no gradients, and the random state of the training left as it is."""
+    """For previews and validation: eval mode, the weights to keep, no gradients, and the random state of the training left as it is."""
     modules = [training.parts.denoiser, *training.parts.text_encoders]
     modes = [module.training for module in modules]
     devices = [training.parts.device] if training.parts.device.type == "cuda" else []
     for module in modules:
         module.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices):
+        with torch.no_grad(), torch.random.fork_rng(devices), training.averaged():
             yield
     finally:
         for module, mode in zip(modules, modes, strict=True):
@@ -517,8 +618,9 @@ def preview(training: Training, run: RunFolder, step: int, voice: Voice, stop: C
         files = []
         for number, (request, image) in enumerate(zip(requests, images), start=1):  # noqa: B905 - all or none
             file = run.samples / f"step-{step:06d}_{number:02d}.png"
-            name = file_name(training.job.name) if step else None
-            save_png(image, file, infotext(request, training.parts.base_name, training.parts.base_hash, name))
+            name, tag = file_name(training.job.name), TAGS.get(training.method.modelspec) if step else None
+            worn = {"lora": name if tag == "lora" else None, "hypernets": [(name, 1.0)] if tag == "hypernet" else []}
+            save_png(image, file, infotext(request, training.parts.base_name, training.parts.base_hash, **worn))
             files.append(_relative(file, run))
         if files:
             voice.say(events.Sampled(step=step, files=files))
@@ -561,10 +663,11 @@ def validate(training: Training, step: int, voice: Voice, stop: Callable[[], Non
                     strata = [(draw * len(pictures) + place + 0.5) / len(rows) for place, draw in chosen]
                     timesteps = torch.tensor([int(stratum * count) for stratum in strata]).to(device)
                     noisy = training.objective.add_noise(clean, noise, timesteps)
-                    text = training.text_of([pictures[place].caption or "" for place, _ in chosen])
+                    text = training.text_of([worded(training.job, pictures[place].caption or "", draw) for place, draw in chosen])
                     framing = training.latents.framing(views, device)
                     predicted = training.family.predict(training.parts, noisy, training.objective.told(timesteps), text, framing)
-                    losses.append(training.objective.losses(predicted, clean, noise, timesteps))
+                    places = training.latents.places(views, device)
+                    losses.append(training.objective.losses(predicted, clean, noise, timesteps, places))
         voice.say(events.Validated(step=step, loss=torch.cat(losses).mean().item()))
     training.accelerator.wait_for_everyone()
 
@@ -614,7 +717,8 @@ def save_weights(training: Training, run: RunFolder, file: Path, step: int, epoc
     # The job was written when the run was begun: a resumed training keeps that time.
     began = run.run_yaml.stat().st_mtime if run.run_yaml.exists() else time.time()
     about = metadata(at_rate_of_now(training), training.family, training.parts, step, epoch, began, counts, captions)
-    training.method.save(training.family, training.parts, file, about, job.saving.precision, job.saving.layout)
+    with training.averaged():
+        training.method.save(training.family, training.parts, file, about, job.saving.precision, job.saving.layout)
     voice.say(events.Saved(step=step, epoch=epoch, file=_relative(file, run)))
 
 
@@ -627,7 +731,8 @@ def read_back(training: Training, run: RunFolder, file: Path, voice: Voice) -> N
     for module in idle_modules(training):
         module.to(parts.device)
     try:
-        result = roundtrip.check_trained(family, parts, method, file, training.job.saving.layout, training.material.trigger)
+        with training.averaged():
+            result = roundtrip.check_trained(family, parts, method, file, training.job.saving.layout, training.material.trigger)
     finally:
         away(training)
     voice.say(events.ReadBack(file=_relative(file, run), ours=result.ours, diffusers=result.diffusers))
@@ -647,10 +752,11 @@ def save_state(training: Training, run: RunFolder, step: int, epoch: int, voice:
     """Write all that the next start needs to go on with the same bits."""
     if not training.accelerator.is_main_process:
         return
+    averages = training.average.state() if training.average else {}
     state = Checkpoint(
         step=step,
-        tensors=dict(training.named_parameters),
-        optimizer={"optimizer": optimizers.cpu_state(training.optimizer), "scaler": training.scaler.state_dict()},
+        tensors={**training.named_parameters, **{AVERAGE + name: value for name, value in averages.items()}},
+        optimizer={"optimizer": training.optimizer.state_dict(), "scaler": training.scaler.state_dict()},
         about={"fingerprint": training.material.fingerprint(), "total": training.material.total},
     )
     place = checkpoints.save(run.checkpoints, state, training.job.saving.keep_checkpoints)
@@ -668,13 +774,15 @@ def resume(training: Training, run: RunFolder, voice: Voice) -> int:
             f"The dataset or the number of processes has changed since step {state.step} was saved: "
             "the training goes on from there, but not as it would have."
         )
-    named = training.named_parameters
-    if {name: tensor.shape for name, tensor in named.items()} != {name: tensor.shape for name, tensor in state.tensors.items()}:
+    named, saved = training.named_parameters, {name: value for name, value in state.tensors.items() if not name.startswith(AVERAGE)}
+    if {name: tensor.shape for name, tensor in named.items()} != {name: tensor.shape for name, tensor in saved.items()}:
         raise UserError(f"The saved state of step {state.step} in {run.path} belongs to another model or rank: choose a new output folder.")
     with torch.no_grad():
         for name, parameter in named.items():
-            parameter.copy_(state.tensors[name])
-    training.optimizer.load_state_dict(state.optimizer["optimizer"])
+            parameter.copy_(saved[name])
+    if training.average:
+        training.average.load({name.removeprefix(AVERAGE): value for name, value in state.tensors.items() if name.startswith(AVERAGE)})
+    optimizers.load_state(training.optimizer, state.optimizer["optimizer"])
     training.scaler.load_state_dict(state.optimizer["scaler"])
     return min(state.step, training.material.total)
 

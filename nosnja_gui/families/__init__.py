@@ -40,9 +40,13 @@ class Parts:
     """Short hash of the base weights, written into what is trained on them."""
     worn: dict[str, dict[str, float]] = field(default_factory=dict)
     """What is put on, by method, name and weight; kept by the methods."""
+    words: dict[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
+    """Words that were taught to the text encoders: in small letters, with their ids in each encoder. Ids of theirs are negative."""
     patches: dict[str, Adapter] = field(default_factory=dict)
     """What of them is added to the weights themselves, and the weights as they were, by part, module and "weight" or "bias"."""
     originals: dict[tuple[str, str, str], torch.Tensor] = field(default_factory=dict)
+    kept: dict[str, Any] = field(default_factory=dict)
+    """What else a method keeps with the parts, by its name."""
 
     @property
     def adapters(self) -> dict[str, float]:
@@ -79,6 +83,9 @@ class Family(Protocol):
     adapter_parts: tuple[str, ...]
     """Parts that adapters can go on: unet, text_encoder ..."""
 
+    embedding_keys: tuple[str, ...]
+    """What files call the vectors of a new word in each text encoder; empty where its prompts take no new words."""
+
     def recognises(self, source: Source) -> bool:
         """Whether a folder is a model of this family, from its configuration alone (cheap, no weights)."""
 
@@ -112,11 +119,18 @@ class Family(Protocol):
     def decode_latents(self, parts: Parts, latents: torch.Tensor) -> torch.Tensor:
         """latents (batch, channels, height/8, width/8) -> pixels (batch, 3, height, width) in [-1, 1]."""
 
-    def encode_prompts(self, parts: Parts, prompts: list[str], clip_skip: int = 1, max_chunks: int = 1) -> TextEncoding:
+    def encode_prompts(
+        self, parts: Parts, prompts: list[str], clip_skip: int = 1, max_chunks: int = 1, *, min_chunks: int = 1, weighted: bool = False
+    ) -> TextEncoding:
         """Differentiable where the text encoder is being trained. clip_skip N: the N-th of its usual hidden states from the end.
 
-        Prompts longer than a window of 75 tokens are encoded in up to `max_chunks` windows; what is beyond is cut off.
+        Prompts longer than a window of 75 tokens are encoded in up to `max_chunks` windows (and always in `min_chunks` at
+        least); what is beyond is cut off. `weighted`: (words:1.3) count more, see emphasis.py; else brackets are letters. Words in
+        `parts.words` are looked up by the ids that they have there.
         """
+
+    def word_tables(self, parts: Parts) -> list[torch.nn.Module]:
+        """The module of each text encoder whose `token_embedding` looks ids up, in the order of `embedding_keys`."""
 
     def predict(
         self, parts: Parts, noisy: torch.Tensor, timesteps: torch.Tensor, text: TextEncoding, framing: torch.Tensor | None = None

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from nosnja_gui.adapters.targets import PartLayers
 from nosnja_gui.weights import Weights
 
 TEXT_TOKENS = 77
@@ -49,6 +50,8 @@ class DenoiserDemand(Protocol):
     text_width: int
     text_tokens: int
     """How long the encoding of a text is."""
+    attention_widths: tuple[int, ...]
+    """Of what its attentions take their keys and values from, ascending; empty where they are of another kind than a UNet's."""
 
     def forward_flop(self, positions: int) -> float:
         """Multiplications and additions of a forward pass."""
@@ -79,6 +82,10 @@ class UNetDemand:
     """The same of all transformer layers."""
     widest_transformer: float
     text_tokens: int = TEXT_TOKENS
+    attention_widths: tuple[int, ...] = ()
+    attention_parameters: int = 0
+    """Of its self and cross attentions, and of those what makes keys and values of the text."""
+    text_parameters: int = 0
 
     def forward_flop(self, positions: int) -> float:
         return self.per_position * positions + self.per_text + self.per_position_squared * positions**2
@@ -148,8 +155,8 @@ class Demand:
     unet: DenoiserDemand
     vae: VaeDemand
     text_encoder: TextDemand
-    adapter_widths: Mapping[str, int]
-    """By part that an adapter can go on; see `adapter_width`."""
+    layers: Mapping[str, PartLayers]
+    """By part that an adapter can go on; see `of_layers`."""
 
 
 def of_unet(weights: Weights) -> UNetDemand:
@@ -179,7 +186,17 @@ def of_unet(weights: Weights) -> UNetDemand:
         if name.endswith(".attn2.to_q.weight"):
             linear += 4 * shape[0] * share * TEXT_TOKENS
     latent_channels = weights["conv_in.weight"][1][1]
-    return UNetDemand(parameters, latent_channels, text_width, linear, text, squared, resnets, transformers, widest)
+    widths = attention_widths(weights)
+    return UNetDemand(
+        parameters, latent_channels, text_width, linear, text, squared, resnets, transformers, widest, attention_widths=widths,
+        attention_parameters=_parameters({name: entry for name, entry in weights.items() if ".attn1." in name or ".attn2." in name}),
+        text_parameters=_parameters({name: entry for name, entry in weights.items() if re.search(r"\.attn2\.to_[kv]\.", name)}),
+    )  # fmt: skip
+
+
+def attention_widths(weights: Weights) -> tuple[int, ...]:
+    """Widths of what the keys of a UNet's attentions are made from: those of the text and of its own layers, ascending."""
+    return tuple(sorted({shape[1] for name, (_, shape) in weights.items() if name.endswith((".attn1.to_k.weight", ".attn2.to_k.weight"))}))
 
 
 def of_vae(weights: Weights) -> VaeDemand:
@@ -194,10 +211,11 @@ def of_text_encoder(weights: Weights) -> TextDemand:
     return TextDemand(_parameters(weights), layers, sum(shape[0] for name, shape in shapes.items() if name.endswith(".q_proj.weight")))
 
 
-def adapter_width(weights: Weights, suffixes: tuple[str, ...]) -> int:
-    """Inputs and outputs of all layers whose names end so, added up: times its rank, the parameters of a LoRA on them."""
-    ends = tuple(f".{suffix}.weight" for suffix in suffixes)
-    return sum(shape[0] + math.prod(shape[1:]) for name, (_, shape) in weights.items() if name.endswith(ends))
+def of_layers(weights: Weights, attention: tuple[str, ...]) -> PartLayers:
+    """The layers of a part by the names its modules have once they are loaded, and how those of its attentions end."""
+    ends = ".weight"
+    shapes = {name.removesuffix(ends).removeprefix("text_model."): shape for name, (_, shape) in weights.items() if name.endswith(ends)}
+    return PartLayers(shapes, attention)
 
 
 def _parameters(weights: Weights) -> int:

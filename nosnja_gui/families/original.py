@@ -7,10 +7,14 @@ and model.py; mlfoundations/open_clip, src/open_clip/transformer.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nosnja_gui.sources import Names, Origin
+from nosnja_gui.sources import Filler, Names, Origin
+
+if TYPE_CHECKING:
+    import torch
 
 UNET_RESNET = {
     "norm1": "in_layers.0",
@@ -32,6 +36,8 @@ OPEN_CLIP_LAYER = {
     "mlp.fc1": "mlp.c_fc",
     "mlp.fc2": "mlp.c_proj",
 }
+LOGIT_SCALE = math.log(100)
+"""What OpenCLIP's training holds it at (src/open_clip_train/train.py); nothing that paints looks at it."""
 
 
 def unet_names(config: Mapping[str, Any]) -> Names:
@@ -151,6 +157,50 @@ def open_clip_names(config: Mapping[str, Any], projection: bool) -> Names:
     if projection:
         names["text_projection.weight"] = Origin("text_projection", transposed=True)
     return names
+
+
+def clip_fillers(config: Mapping[str, Any]) -> dict[str, Filler]:
+    """The numbers of the places, which transformers once kept among a CLIPTextModel's weights (models/clip/modeling_clip.py)."""
+    places = config.get("max_position_embeddings", 77)
+
+    def numbers() -> torch.Tensor:
+        import torch
+
+        return torch.arange(places)[None]
+
+    return {"text_model.embeddings.position_ids": Filler((1, places), numbers)}
+
+
+def open_clip_fillers(config: Mapping[str, Any], whole: bool) -> dict[str, Filler | str]:
+    """What OpenCLIP's text tower has besides (src/open_clip/model.py): its scale, and its unused rest where a model isn't the `whole`.
+
+    SD 2.x leaves the last layer out and the projection behind it. Readers build both and look at neither; as kohya-ss/sd-scripts has
+    it (library/model_util.py, convert_text_encoder_state_dict_to_sd_v2), the layer before stands there twice.
+    """
+
+    def scale() -> torch.Tensor:
+        import torch
+
+        return torch.tensor(LOGIT_SCALE)
+
+    def identity() -> torch.Tensor:
+        import torch
+
+        return torch.eye(width)
+
+    width, layers = config["hidden_size"], config["num_hidden_layers"]
+    found: dict[str, Filler | str] = {"logit_scale": Filler((), scale)}
+    if not whole:
+        last = f"transformer.resblocks.{layers - 1}."
+        keys = {origin.key for origin in open_clip_names(config, projection=False).values()}
+        found |= {f"transformer.resblocks.{layers}.{key.removeprefix(last)}": key for key in sorted(keys) if key.startswith(last)}
+        found["text_projection"] = Filler((width, width), identity)
+    return found
+
+
+def shape_there(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of a weight in an original file: its autoencoder's attention is made of 1x1 convolutions, diffusers' of linear layers."""
+    return (*shape, 1, 1) if ".mid.attn_1." in key and len(shape) == 2 else shape
 
 
 def _each(value: Any, count: int) -> list[Any]:

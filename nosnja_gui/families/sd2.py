@@ -45,6 +45,7 @@ ORIGINAL = Original(
             lambda config: original.open_clip_names(config, projection=False),
             # Its text encoder was trained on sentences filled up with token 0.
             Tokenizer(VOCABULARY, {"pad_token": "!"}),
+            fillers=lambda config: original.open_clip_fillers(config, whole=False),
         ),
     },
     schedule=lambda file: schedule(prediction(file)),

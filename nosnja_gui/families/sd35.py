@@ -11,9 +11,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nosnja_gui import emphasis
 from nosnja_gui.adapters import PartNames
 from nosnja_gui.families import Parts, TextEncoding
-from nosnja_gui.families.demand import TEXT_TOKENS, Demand, TextDemand, adapter_width, of_text_encoder, of_vae
+from nosnja_gui.families.demand import TEXT_TOKENS, Demand, TextDemand, of_layers, of_text_encoder, of_vae
 from nosnja_gui.families.loading import clip_tokenizer, module, quiet, skeleton, t5_tokenizer
 from nosnja_gui.families.stable_diffusion import (
     CONFIGS,
@@ -73,6 +74,7 @@ class TransformerDemand:
     """Of a layer."""
     layers: int
     second_attentions: int
+    attention_widths: tuple[int, ...] = ()
 
     def _attention_flop(self, tokens: int) -> float:
         """Scores and their sums: two products of tokens x tokens x channels."""
@@ -114,6 +116,8 @@ class StableDiffusion3:
     """Its single files have the queries, keys and values of an attention as one matrix, and often no text encoders."""
     standard = CONFIGS / "sd35"
     adapter_parts = ("transformer", *(clip.part for clip in CLIPS))
+    embedding_keys = ()
+    """No program reads new words for it: its third encoder is no CLIP."""
 
     # What a model is
 
@@ -176,9 +180,9 @@ class StableDiffusion3:
             unet=_of_transformer(transformer),
             vae=of_vae(source.weights("vae")),
             text_encoder=sum(texts[1:], texts[0]),
-            adapter_widths={
-                "transformer": adapter_width(transformer, ATTENTION),
-                **{part: adapter_width(found, TEXT_ATTENTION) for part, found in clips.items()},
+            layers={
+                "transformer": of_layers(transformer, ATTENTION),
+                **{part: of_layers(found, TEXT_ATTENTION) for part, found in clips.items()},
             },
         )
 
@@ -240,14 +244,18 @@ class StableDiffusion3:
     def decode_latents(self, parts: Parts, latents: torch.Tensor) -> torch.Tensor:
         return decode_latents(parts.vae, latents)
 
-    def encode_prompts(self, parts: Parts, prompts: list[str], clip_skip: int = 1, max_chunks: int = 1) -> TextEncoding:
+    def encode_prompts(
+        self, parts: Parts, prompts: list[str], clip_skip: int = 1, max_chunks: int = 1, *, min_chunks: int = 1, weighted: bool = False
+    ) -> TextEncoding:
         """-> hidden (batch, 77 + 256, width of T5), pooled (batch, both projections), as diffusers' StableDiffusion3Pipeline has it.
 
         Both CLIPs' last hidden state but one, without the final layer norm, side by side and filled up with zeros to T5's width;
         clip_skip counts from that one. T5's states follow them. Long prompts are T5's: CLIP reads one window, whatever
-        `max_chunks`, so all encodings are of one length.
+        `max_chunks`, so all encodings are of one length. Nobody has trained it with weighted words: marks of them are left out.
         """
         import torch
+
+        prompts = [emphasis.plain(prompt) for prompt in prompts] if weighted else prompts
 
         hidden, pooled = [], []
         for tokenizer, encoder in zip(parts.tokenizers[: len(CLIPS)], parts.text_encoders[: len(CLIPS)], strict=True):
@@ -297,6 +305,9 @@ class StableDiffusion3:
         return predicted[..., :height, :width]
 
     # Adapters
+
+    def word_tables(self, parts: Parts) -> list[torch.nn.Module]:
+        return []
 
     def trainable_modules(self, parts: Parts) -> dict[str, tuple[torch.nn.Module, tuple[str, ...]]]:
         """The transformer and both CLIPs; T5 is left as it is, as in diffusers' train_dreambooth_lora_sd3.py."""

@@ -12,10 +12,9 @@ from nosnja_gui.families.stable_diffusion import (
     StableDiffusion,
     TextPart,
     clip_part,
-    inner_text_model,
+    emphasised,
     plain_scheduler,
     schedule,
-    token_chunks,
     told_prediction,
     told_size,
     unet_part,
@@ -42,11 +41,16 @@ ORIGINAL = Original(
             shapes.open_clip,
             lambda config: original.open_clip_names(config, projection=True),
             Tokenizer(VOCABULARY, {"pad_token": "!"}),
+            fillers=lambda config: original.open_clip_fillers(config, whole=True),
         ),
     },
     # Fine-tunes that were trained down to pure noise mark that with an empty tensor, as they do with v_pred.
     schedule=lambda file: schedule(told_prediction(file) or "epsilon", zero_terminal_snr="ztsnr" in file.entries),
     size=lambda file: told_size(file, 1024),
+    marks=lambda prediction, schedule: (
+        *(("v_pred",) if prediction == "v_prediction" else ()),
+        *(("ztsnr",) if schedule.get("rescale_betas_zero_snr") else ()),
+    ),
 )
 
 
@@ -54,7 +58,9 @@ class StableDiffusionXL(StableDiffusion):
     def _fits(self, unet: Mapping[str, Any]) -> bool:
         return isinstance(unet.get("cross_attention_dim", 1280), int) and unet.get("addition_embed_type") == "text_time"
 
-    def encode_prompts(self, parts: Parts, prompts: list[str], clip_skip: int = 1, max_chunks: int = 1) -> TextEncoding:
+    def encode_prompts(
+        self, parts: Parts, prompts: list[str], clip_skip: int = 1, max_chunks: int = 1, *, min_chunks: int = 1, weighted: bool = False
+    ) -> TextEncoding:
         """-> hidden (batch, 77 * chunks, both widths), pooled (batch, width of the second).
 
         Both encoders' last hidden state but one, without the final layer norm, side by side; clip_skip counts from that one. The
@@ -64,19 +70,18 @@ class StableDiffusionXL(StableDiffusion):
 
         hidden, pooled = [], None
         for place, encoder in enumerate(parts.text_encoders):
-            tokens = self._rows(parts, place, prompts, max_chunks)
+            tokens, emphasis = self._chunks(parts, place, prompts, max_chunks, min_chunks, weighted)
             batch, chunks, length = tokens.shape
             output = encoder(tokens.reshape(batch * chunks, length).to(_device(encoder)), output_hidden_states=True)
             state = output.hidden_states[-(clip_skip + 1)]
-            hidden.append(state.reshape(batch, chunks * length, -1))
+            hidden.append(emphasised(state.reshape(batch, chunks, length, -1), emphasis).flatten(1, 2))
             if place == 1:
                 pooled = output.text_embeds.reshape(batch, chunks, -1)[:, 0]
         return TextEncoding(torch.cat(hidden, dim=-1), pooled)
 
-    def _rows(self, parts: Parts, place: int, prompts: list[str], max_chunks: int) -> torch.Tensor:
-        return token_chunks(
-            parts.tokenizers[place], prompts, max_chunks, inner_text_model(parts.text_encoders[place]).config.max_position_embeddings
-        )
+    @property
+    def embedding_keys(self) -> tuple[str, ...]:
+        return ("clip_l", "clip_g")
 
     def predict(
         self, parts: Parts, noisy: torch.Tensor, timesteps: torch.Tensor, text: TextEncoding, framing: torch.Tensor | None = None

@@ -6,21 +6,21 @@ No family of its own, and nothing here knows of training or sampling.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from nosnja_gui import weights
+from nosnja_gui import emphasis, weights
 from nosnja_gui.adapters import PartNames
 from nosnja_gui.families import Parts, TextEncoding, original, shapes
-from nosnja_gui.families.demand import Demand, adapter_width, of_text_encoder, of_unet, of_vae
+from nosnja_gui.families.demand import Demand, of_layers, of_text_encoder, of_unet, of_vae
 from nosnja_gui.families.loading import clip_tokenizer, module, quiet, skeleton
 from nosnja_gui.settings import UserError
 from nosnja_gui.sources import Folder, Original, OriginalPart, PredictionType, SingleFile, Source, Tokenizer
-from nosnja_gui.tokens import VOCABULARY
+from nosnja_gui.tokens import VOCABULARY, pieces
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +80,9 @@ def spread(file: SingleFile, name: str) -> float:
 
 def clip_part(prefix: str) -> OriginalPart:
     """CLIP ViT-L/14 under transformers' names, as SD 1.x and SDXL keep it."""
-    return OriginalPart(prefix, shapes.clip, original.clip_names, Tokenizer(VOCABULARY), inner="text_model.")
+    return OriginalPart(
+        prefix, shapes.clip, original.clip_names, Tokenizer(VOCABULARY), inner="text_model.", fillers=original.clip_fillers
+    )
 
 
 def unet_part(heads: int | None) -> OriginalPart:
@@ -193,9 +195,9 @@ class StableDiffusion:
             unet=of_unet(unet),
             vae=of_vae(source.weights("vae")),
             text_encoder=sum((of_text_encoder(found) for found in list(texts.values())[1:]), of_text_encoder(next(iter(texts.values())))),
-            adapter_widths={
-                "unet": adapter_width(unet, UNET_ATTENTION),
-                **{part: adapter_width(found, TEXT_ATTENTION) for part, found in texts.items()},
+            layers={
+                "unet": of_layers(unet, UNET_ATTENTION),
+                **{part: of_layers(found, TEXT_ATTENTION) for part, found in texts.items()},
             },
         )
 
@@ -255,19 +257,29 @@ class StableDiffusion:
     def decode_latents(self, parts: Parts, latents: torch.Tensor) -> torch.Tensor:
         return decode_latents(parts.vae, latents)
 
-    def encode_prompts(self, parts: Parts, prompts: list[str], clip_skip: int = 1, max_chunks: int = 1) -> TextEncoding:
+    def encode_prompts(
+        self, parts: Parts, prompts: list[str], clip_skip: int = 1, max_chunks: int = 1, *, min_chunks: int = 1, weighted: bool = False
+    ) -> TextEncoding:
         """-> hidden (batch, 77 * chunks, width): final_layer_norm(hidden_states[-clip_skip]), as kohya and A1111 count.
 
         Each chunk holds 75 tokens between start and end tokens and is encoded by itself; there are as many chunks as the
         longest of the prompts needs, at most `max_chunks`; what is beyond is cut off.
         """
         encoder, inner = parts.text_encoders[0], inner_text_model(parts.text_encoders[0])
-        tokens = token_chunks(parts.tokenizers[0], prompts, max_chunks, inner.config.max_position_embeddings)
+        tokens, emphasis = self._chunks(parts, 0, prompts, max_chunks, min_chunks, weighted)
         batch, chunks, length = tokens.shape
         tokens = tokens.reshape(batch * chunks, length).to(inner.final_layer_norm.weight.device)
         output = encoder(tokens, output_hidden_states=clip_skip > 1)
         hidden = output.last_hidden_state if clip_skip == 1 else inner.final_layer_norm(output.hidden_states[-clip_skip])
-        return TextEncoding(hidden.reshape(batch, chunks * length, -1))
+        return TextEncoding(emphasised(hidden.reshape(batch, chunks, length, -1), emphasis).flatten(1, 2))
+
+    def _chunks(
+        self, parts: Parts, place: int, prompts: list[str], max_chunks: int, min_chunks: int, weighted: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Token ids (batch, chunks, 77) for one of the text encoders, and what each token counts."""
+        most = inner_text_model(parts.text_encoders[place]).config.max_position_embeddings
+        words = new_words(parts, place)
+        return weighted_chunks(parts.tokenizers[place], prompts, max_chunks, most, words, min_chunks, weighted)
 
     def predict(
         self, parts: Parts, noisy: torch.Tensor, timesteps: torch.Tensor, text: TextEncoding, framing: torch.Tensor | None = None
@@ -275,7 +287,14 @@ class StableDiffusion:
         """noisy (batch, channels, h, w), timesteps (batch,) or one number -> epsilon or v of the same shape, in the model's precision."""
         return parts.denoiser(noisy.to(parts.dtype), timesteps, encoder_hidden_states=text.hidden.to(parts.dtype), return_dict=False)[0]
 
-    # Adapters
+    # Adapters and new words
+
+    @property
+    def embedding_keys(self) -> tuple[str, ...]:
+        return ("emb_params",)
+
+    def word_tables(self, parts: Parts) -> list[torch.nn.Module]:
+        return [inner_text_model(encoder).embeddings for encoder in parts.text_encoders]
 
     def trainable_modules(self, parts: Parts) -> dict[str, tuple[torch.nn.Module, tuple[str, ...]]]:
         modules: dict[str, tuple[torch.nn.Module, tuple[str, ...]]] = {}
@@ -348,21 +367,76 @@ def is_plain(kind: str) -> bool:
     return kind.startswith("StableDiffusion") and not kind.startswith(OTHER_PIPELINES)
 
 
-def token_chunks(tokenizer: Any, prompts: list[str], max_chunks: int, max_length: int) -> torch.Tensor:
-    """Token ids (batch, chunks, 77), each chunk as start + up to 75 tokens + end + padding."""
+def token_chunks(
+    tokenizer: Any, prompts: list[str], max_chunks: int, max_length: int, words: Mapping[str, Sequence[int]] | None = None
+) -> torch.Tensor:
+    """Token ids (batch, chunks, 77), each chunk as start + up to 75 tokens + end + padding. `words`: ids of words in small letters."""
+    return weighted_chunks(tokenizer, prompts, max_chunks, max_length, words)[0]
+
+
+def weighted_chunks(
+    tokenizer: Any,
+    prompts: list[str],
+    max_chunks: int,
+    max_length: int,
+    words: Mapping[str, Sequence[int]] | None = None,
+    min_chunks: int = 1,
+    weighted: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """`token_chunks`, at least `min_chunks` of them, and what each token counts (batch, chunks, 77), or None where all count alike."""
     import torch
 
     length = min(tokenizer.model_max_length, max_length)
-    room = length - 2
-    rows = [tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids[: room * max_chunks] for prompt in prompts]
-    chunks = max(1, -(-max(len(row) for row in rows) // room))
+    parted = [emphasis.pieces(prompt) if weighted else [(prompt, 1.0)] for prompt in prompts]
+    rows = [_windows(tokenizer, parts, length - 2, words or {})[:max_chunks] for parts in parted]
+    chunks = max(min_chunks, *(len(row) for row in rows))
     padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     tokens = torch.full((len(prompts), chunks, length), padding)
-    for row, ids in enumerate(rows):
+    counts = torch.ones(tokens.shape)
+    for row, windows in enumerate(rows):
         for chunk in range(chunks):
-            part = [tokenizer.bos_token_id, *ids[chunk * room : (chunk + 1) * room], tokenizer.eos_token_id]
+            inner = windows[chunk] if chunk < len(windows) else []
+            part = [tokenizer.bos_token_id, *(token for token, _ in inner), tokenizer.eos_token_id]
             tokens[row, chunk, : len(part)] = torch.tensor(part)
-    return tokens
+            counts[row, chunk, 1 : len(part) - 1] = torch.tensor([count for _, count in inner])
+    return tokens, counts if any(weight != 1 for parts in parted for _, weight in parts) else None
+
+
+def _windows(
+    tokenizer: Any, parted: Sequence[emphasis.Piece], room: int, words: Mapping[str, Sequence[int]]
+) -> list[list[tuple[int, float]]]:
+    """A prompt's ids, and what each counts, in windows of up to `room`.
+
+    The ids of a new word stay together (as A1111 has it, modules/sd_hijack_clip.py).
+    """
+    windows: list[list[tuple[int, float]]] = [[]]
+    for text, count in parted:
+        for place, piece in enumerate(pieces(text, words)):
+            new = words.get(piece.lower()) if place % 2 else None
+            if new is not None and len(windows[-1]) + len(new) > room:
+                windows.append([])
+            for token in new if new is not None else tokenizer(piece, add_special_tokens=False, verbose=False).input_ids:
+                if len(windows[-1]) == room:
+                    windows.append([])
+                windows[-1].append((token, count))
+    return windows
+
+
+def emphasised(hidden: torch.Tensor, counts: torch.Tensor | None) -> torch.Tensor:
+    """States (batch, chunks, tokens, width), each token's multiplied by what it counts; then all by what brings their mean back.
+
+    As A1111 has it (modules/sd_emphasis.py, EmphasisOriginal), but for each prompt by itself: no picture depends on those beside it.
+    """
+    if counts is None:
+        return hidden
+    before = hidden.mean((-2, -1), keepdim=True)
+    moved = hidden * counts.unsqueeze(-1).to(hidden)
+    return moved * (before / moved.mean((-2, -1), keepdim=True))
+
+
+def new_words(parts: Parts, place: int) -> dict[str, tuple[int, ...]]:
+    """Taught words and their ids in one of the text encoders."""
+    return {word: ids[place] for word, ids in parts.words.items()}
 
 
 def inner_text_model(encoder: torch.nn.Module) -> torch.nn.Module:

@@ -359,11 +359,6 @@ def text(value: Any) -> str:
     return value.strip()
 
 
-def or_none(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Zero and nothing are our "off"."""
-    return lambda value: None if is_off(value) else convert(value)
-
-
 def or_zero(value: Any) -> int:
     return 0 if is_off(value) else whole(value)
 

@@ -39,7 +39,7 @@ def of_pictures(rule: Rule) -> Rule:
 AS_ON_THE_COMMAND_LINE = words(
     "resolution enable_bucket bucket_reso_steps bucket_no_upscale min_bucket_reso max_bucket_reso flip_aug shuffle_caption keep_tokens "
     "keep_tokens_separator secondary_separator caption_separator caption_prefix caption_suffix caption_extension caption_dropout_rate "
-    "validation_split cache_info resize_interpolation"
+    "validation_split cache_info resize_interpolation alpha_mask conditioning_data_dir"
 )
 BY_NAME: dict[str, Rule] = {
     **{name: scripts.TABLE[name] for name in AS_ON_THE_COMMAND_LINE},

@@ -10,12 +10,42 @@ from __future__ import annotations
 
 from typing import Any
 
-from nosnja_gui.foreign import EMPTY, OFF, Answer, Entry, Format, Rule, Values, every, is_off, lacks, number, or_nothing, passed, whole
+from nosnja_gui.foreign import (
+    EMPTY,
+    OFF,
+    Answer,
+    Entry,
+    Format,
+    Rule,
+    Values,
+    every,
+    is_off,
+    lacks,
+    networks,
+    number,
+    or_nothing,
+    passed,
+    whole,
+)  # fmt: skip
 from nosnja_gui.foreign import sd_scripts as scripts
 
+STANDARD = "Standard"
+"""What it calls a plain LoRA."""
+KINDS = {
+    STANDARD: ("networks.lora", ""), "Kohya LoCon": ("networks.lora", ""), "Kohya LoHa": ("networks.loha", ""),
+    "Kohya LoKr": ("networks.lokr", ""), "LoCon": (networks.LYCORIS, "lora"), "LyCORIS/LoCon": (networks.LYCORIS, "lora"),
+    "LyCORIS/LoHa": (networks.LYCORIS, "loha"), "LyCORIS/LoKr": (networks.LYCORIS, "lokr"),
+    "LyCORIS/Diag-OFT": (networks.LYCORIS, "diag-oft"), "LyCORIS/BOFT": (networks.LYCORIS, "boft"),
+}  # fmt: skip
+"""Its kinds of LoRA (kohya_gui/lora_gui.py) -> sd-scripts' module and LyCORIS' algorithm."""
+OF_KINDS = (
+    "LyCORIS_preset conv_dim conv_alpha factor use_cp use_tucker dora_wd decompose_both constrain rescaled rank_dropout module_dropout "
+    "block_dims loraplus_lr_ratio loraplus_unet_lr_ratio"
+)
+"""What is handed on as arguments of the network."""
 OF_OTHER_KINDS = (
-    "LyCORIS_preset conv_dim conv_alpha conv_block_dims conv_block_alphas conv_dims conv_alphas unit factor use_cp use_tucker use_scalar "
-    "bypass_mode dora_wd decompose_both train_on_input train_norm constrain rescaled rank_dropout_scale"
+    "conv_block_dims conv_block_alphas block_alphas conv_dims conv_alphas unit use_scalar bypass_mode train_on_input train_norm "
+    "rank_dropout_scale loraplus_text_encoder_lr_ratio"
 )
 STEPS_IF_NOBODY_SAYS = 1600
 """Of sd-scripts, where the window can't count the pictures itself."""
@@ -28,6 +58,10 @@ def understood(values: Values) -> Values:
     def amount(name: str) -> float | None:
         return or_nothing(number, given.get(name)) or None
 
+    kind = str(given.get("LoRA_type") or STANDARD)
+    handed = {"preset": given.get("LyCORIS_preset"), "algo": KINDS.get(kind, ("", ""))[1]}
+    if kind != STANDARD:
+        handed["conv_dim"] = given.get("conv_dim")
     unet, text_encoder = amount("unet_lr"), amount("text_encoder_lr")
     steps, epochs = amount("max_train_steps"), amount("max_train_epochs")
     if not steps and not epochs:
@@ -43,7 +77,8 @@ def understood(values: Values) -> Values:
         max_train_epochs=epochs,
         lr_warmup_steps=int(warmup_steps) if warmup_steps else percent / 100 if percent else 0,
         lr_scheduler_num_cycles=amount("lr_scheduler_num_cycles") or amount("epoch"),
-        network_args=None,
+        network_module=KINDS.get(kind, (kind, ""))[0],
+        network_args=[f"{name}={value}" for name, value in handed.items() if value not in (None, "")],
     )
     return values
 
@@ -56,13 +91,19 @@ def refuses(values: Values) -> str:
 
 
 def lora_type(entry: Entry) -> Answer:
-    return scripts.kind_of_lora(str(entry.value or scripts.STANDARD))
+    return scripts.network(entry).answer()
+
+
+def of_kinds(entry: Entry) -> Answer:
+    if entry.key in ("conv_dim", "conv_alpha") and str(entry.all["LoRA_type"] or STANDARD) == STANDARD:
+        return Answer("ignored", {}, "Does nothing with this kind of LoRA.")
+    return networks.argument({"LyCORIS_preset": "preset"}.get(entry.key, entry.key), entry.value, scripts.network(entry))
 
 
 def of_other_kinds(entry: Entry) -> Answer:
-    if is_off(entry.value) or str(entry.all["LoRA_type"] or scripts.STANDARD) == scripts.STANDARD:
+    if is_off(entry.value) or str(entry.all["LoRA_type"] or STANDARD) == STANDARD:
         return Answer("ignored", {}, "Does nothing with this kind of LoRA.")
-    return Answer("no counterpart", {}, f"Belongs to the kind that is not there here: {entry.all['LoRA_type']}.")
+    return Answer("no counterpart", {}, "There is no such setting here.")
 
 
 def text_encoder_lr(entry: Entry) -> Answer:
@@ -102,12 +143,12 @@ def sample_prompts(entry: Entry) -> Answer:
 
 
 def noise(kind: str) -> Rule:
-    """Of one of the two kinds of noise that its switch chooses from."""
+    """The scripts' rule for one of the two kinds of noise that its switch chooses from."""
 
     def rule(entry: Entry) -> Answer:
         if is_off(entry.value) or str(entry.all["noise_offset_type"] or "Original") != kind:
             return OFF
-        return Answer("no counterpart", {}, "The noise is plain here.")
+        return scripts.TABLE[entry.key](entry)
 
     return rule
 
@@ -134,6 +175,7 @@ TABLE: dict[str, Rule] = {
     "multires_noise_discount": noise("Multires"),
     "noise_offset_type": passed("Says which kind of noise is meant."),
     "additional_parameters": lacks("Words for the scripts' command line are not read."),
+    **every(OF_KINDS, of_kinds),
     **every(OF_OTHER_KINDS, of_other_kinds),
     **every("model_list use_wandb save_as_bool headless", passed("Belongs to that program's window.")),
     **every("weights", scripts.TABLE["network_weights"]),
@@ -148,7 +190,7 @@ TABLE: dict[str, Rule] = {
 }
 
 DEFAULTS: dict[str, Any] = {
-    "LoRA_type": scripts.STANDARD,
+    "LoRA_type": STANDARD,
     "network_dim": 8,
     "network_alpha": 1,
     "learning_rate": 1e-4,

@@ -7,6 +7,9 @@ Names, meanings and defaults are those of Nerogar/OneTrainer: `modules/util/conf
 
 from __future__ import annotations
 
+import math
+import re
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -28,7 +31,6 @@ from nosnja_gui.foreign import (
     number,
     only,
     or_naught,
-    or_none,
     or_nothing,
     passed,
     take,
@@ -219,21 +221,48 @@ def validation(entry: Entry) -> Answer:
 # Model and method
 
 
+PEFT_TYPES = {"LORA": "lora", "LOHA": "loha", "LOKR": "lokr"}
+
+
 def peft_type(entry: Entry) -> Answer:
     name = str(entry.value or "LORA").upper()
-    if name != "LORA":
-        return scripts.kind_of_lora(name)
-    return scripts.kind_of_lora("DoRA" if flag(entry.all["lora_decompose"]) else scripts.STANDARD)
+    if name.startswith("OFT"):
+        return Answer("approximated", {"lora.algorithm": "oft"}, "The outputs of layers are rotated here, there their inputs.")
+    if name not in PEFT_TYPES:
+        return Answer("approximated", {"lora.algorithm": "lora"}, f"A plain LoRA is taken: there is no {name} here.")
+    return Answer("taken", {"lora.algorithm": PEFT_TYPES[name]})
+
+
+def of_kind(name: str, rule: Rule) -> Rule:
+    """What counts with one kind of LoRA only."""
+
+    def judged(entry: Entry) -> Answer:
+        kind = str(entry.all["peft_type"] or "LORA").upper()
+        return rule(entry) if kind.startswith(name) else Answer("ignored", {}, "Belongs to another kind of LoRA.")
+
+    return judged
+
+
+def decomposed(entry: Entry) -> Answer:
+    if not flag(entry.value):
+        return OFF
+    if flag(entry.all["lora_decompose_output_axis"]):
+        return Answer("taken", {"lora.dora": True})
+    return Answer("approximated", {"lora.dora": True}, "A length belongs to each output here, there to each input.")
 
 
 def layers(entry: Entry) -> Answer:
-    name = str(entry.value or "").lower()
-    if name in ("attn-only", "attn-mlp", "full", "blocks", ""):
-        exact = name == "attn-only"
-        return Answer(
-            "taken" if exact else "approximated", {}, "" if exact else "A LoRA acts on the attention layers here, and on no others."
-        )
-    return Answer("no counterpart", {}, "A LoRA acts on the attention layers here.")
+    """By `LAYER_PRESETS` (modules/modelSetup/BaseStableDiffusionSetup.py); own filters are parts of names, or an expression."""
+    name = str(entry.value or "full").lower()
+    known = {"attn-only": "attention", "attn-mlp": "attention_ff", "full": "everything"}
+    if name in known:
+        why = "There also the layers at the UNet's two ends, which are left alone here." if name == "full" else ""
+        return Answer("approximated" if why else "taken", {"lora.targets": known[name]}, why)
+    given = str(entry.all["layer_filter"] or "").strip()
+    if not given:
+        return Answer("no counterpart", {}, f"There is no choice of layers like {name} here.")
+    parts = "|".join(re.escape(part.strip()) for part in given.split(",") if part.strip())
+    return Answer("taken", {"lora.pattern": given if flag(entry.all["layer_filter_regex"]) else parts}, "As an expression.")
 
 
 def model_type(entry: Entry) -> Answer:
@@ -270,20 +299,99 @@ SAMPLERS = choose(
 )
 
 
+WEIGHTINGS = {"CONSTANT": "none", "MIN_SNR_GAMMA": "min_snr", "DEBIASED_ESTIMATION": "debiased", "P2": "p2"}
+STRENGTHS = {"MIN_SNR_GAMMA": "loss.min_snr_gamma", "P2": "loss.p2_gamma"}
+
+
 def loss_weight(entry: Entry) -> Answer:
     name = str(entry.value or "CONSTANT").upper()
-    if name == "MIN_SNR_GAMMA":
-        strength = or_nothing(number, entry.all["loss_weight_strength"])
-        return Answer("taken", {"training.min_snr_gamma": strength})
-    if name == "CONSTANT":
-        return Answer("taken", {"training.min_snr_gamma": None})
-    return Answer("approximated", {"training.min_snr_gamma": None}, f"There is no {name} here; all steps weigh the same.")
+    if name in WEIGHTINGS:
+        return Answer("taken", {"loss.weighting": WEIGHTINGS[name]})
+    return Answer("approximated", {"loss.weighting": "none"}, f"There is no {name} here; all steps weigh the same.")
 
 
 def loss_strength(entry: Entry) -> Answer:
-    if str(entry.all["loss_weight_fn"] or "CONSTANT").upper() != "MIN_SNR_GAMMA":
-        return Answer("ignored", {}, "Does nothing with this weighting.")
-    return take("training.min_snr_gamma", number)(entry)
+    setting = STRENGTHS.get(str(entry.all["loss_weight_fn"] or "CONSTANT").upper())
+    return take(setting, number)(entry) if setting else Answer("ignored", {}, "Does nothing with this weighting.")
+
+
+def other_loss(kind: str, others: str, reason: str = "") -> Rule:
+    """What is a sum of losses there is one here: this one where the others are off."""
+
+    def rule(entry: Entry) -> Answer:
+        if is_off(entry.value):
+            return OFF
+        strengths = {"mse_strength": 1.0, **entry.all}
+        if not all(is_off(strengths.get(f"{other}_strength")) for other in words(others)):
+            return Answer("no counterpart", {}, "There is one loss at a time here.")
+        return Answer("approximated" if reason else "taken", {"loss.kind": kind}, reason)
+
+    return rule
+
+
+def huber_delta(entry: Entry) -> Answer:
+    if is_off(entry.all["huber_strength"]):
+        return Answer("ignored", {}, "Does nothing with this loss.")
+    return take("loss.huber_c", number)(entry)
+
+
+def huber(entry: Entry) -> Answer:
+    answer = other_loss("huber", "mse mae log_cosh", "Twice as large here, and with a rounder bend.")(entry)
+    more = {"loss.huber_schedule": "constant"}
+    if answer.settings and or_nothing(number, entry.all["huber_delta"]) is None:
+        more["loss.huber_c"] = 1.0
+    return replace(answer, settings={**answer.settings, **more}) if answer.settings else answer
+
+
+# Timesteps and noise
+
+
+def timesteps(entry: Entry) -> Answer:
+    first, end = (or_nothing(number, entry.all[name]) for name in ("min_noising_strength", "max_noising_strength"))
+    if (first or 0.0) == 0 and end in (None, 1):
+        return Answer("ignored", {}, "As it is here.")
+    if not 0 <= (first or 0.0) <= 1 or not 0 <= (1.0 if end is None else end) <= 1:
+        return Answer("no counterpart", {}, "From the first to the last there is no timestep.")
+    return scripts.timesteps_between(first and 1000 * first, None if end is None else 1000 * end)
+
+
+def distribution(entry: Entry) -> Answer:
+    """By `ModelSetupNoiseMixin._get_timestep_discrete`, with our two numbers where there are the same two."""
+    name = str(entry.value or "UNIFORM").upper()
+    weight, bias = (or_nothing(number, entry.all[name]) or 0.0 for name in ("noising_weight", "noising_bias"))
+    settings: dict[str, Any] = {"loss.distribution": "uniform"}
+    if name == "UNIFORM" or (name == "SIGMOID" and weight == 0):
+        return Answer("taken", settings)
+    if name == "LOGIT_NORMAL" and weight > -1:
+        return shaped("logit_normal", bias, 1 / (weight + 1))
+    if name == "SIGMOID" and weight > 0 and -0.5 < bias < 0.5:
+        return shaped("sigmoid", math.log((0.5 + bias) / (0.5 - bias)), weight / 10)
+    if name == "BETA" and weight > 0 and bias > 0:
+        return shaped("beta", math.log(weight / bias), (weight + bias) / 4)
+    if name in ("INVERTED_PARABOLA", "COS_MAP"):
+        return Answer("approximated", {"loss.distribution": "beta"}, "A hill over the middle is taken, which need not be as high.")
+    return Answer("approximated", settings, f"There is no {name} here with these numbers; all timesteps are drawn alike.")
+
+
+def shaped(name: str, bias: float, focus: float) -> Answer:
+    return Answer("taken", {"loss.distribution": name, "loss.timestep_bias": round(bias, 6), "loss.timestep_focus": round(focus, 6)})
+
+
+def zero_terminal_snr(entry: Entry) -> Answer:
+    settings = {"loss.zero_terminal_snr": True, "model.prediction_type": "v_prediction"}
+    return Answer("taken", settings, "That program then trains v, too.") if flag(entry.value) else OFF
+
+
+def perturbation(entry: Entry) -> Answer:
+    if is_off(entry.value):
+        return OFF
+    answer = take("loss.input_perturbation", number)(entry)
+    return replace(answer, verdict="approximated", reason="There the model has to find it, too.") if answer.settings else answer
+
+
+def of_masks(rule: Rule) -> Rule:
+    """What counts in masked training only."""
+    return lambda entry: rule(entry) if flag(entry.all["masked_training"]) else Answer("ignored", {}, "Does nothing without masks.")
 
 
 # Pictures and prompts
@@ -370,14 +478,22 @@ TABLE: dict[str, Rule] = {
     "peft_type": peft_type,
     "lora_rank": take("lora.rank", whole),
     "lora_alpha": take("lora.alpha", number),
-    "dropout_probability": take("lora.dropout", or_naught),
-    "lora_decompose": lacks("There is no DoRA here."),
-    "lora_model_name": lacks("Every training here begins with a new LoRA."),
+    "dropout_probability": of_kind("LORA", take("lora.dropout", or_naught)),
+    "lora_decompose": of_kind("LORA", decomposed),
+    "lora_model_name": take_or_leave("lora.start_from", text),
+    "lokr_decompose_factor": of_kind("LOKR", take("lora.factor", whole)),
+    "lokr_decompose_both": of_kind("LOKR", take("lora.decompose_both", flag)),
+    "lokr_use_tucker": of_kind("LOKR", take("lora.tucker", flag)),
+    "lokr_full_matrix": of_kind("LOKR", take("lora.full_matrix", flag)),
+    "lokr_weight_decompose": of_kind("LOKR", lacks("There is no DoRA of a LoKr here.")),
+    "oft_block_size": of_kind("OFT", take("lora.block_size", whole)),
+    "oft_block_share": of_kind("OFT", lacks("Every block is rotated by itself here.")),
+    "oft_scaled": of_kind("OFT", lacks("Lengths are learnt by BOFT only here.")),
     "layer_filter_preset": layers,
     "vae.model_name": take_or_leave("model.vae", text),
     "force_v_prediction": predicts("v_prediction"),
     "force_epsilon_prediction": predicts("epsilon"),
-    "layer_filter": passed("layer_filter_preset says it."),
+    **every("layer_filter layer_filter_regex", passed("layer_filter_preset says it.")),
     "learning_rate": learning_rate,
     "unet.learning_rate": rate_of("unet", "optimizer.learning_rate"),
     "unet.train": trains_unet,
@@ -411,7 +527,11 @@ TABLE: dict[str, Rule] = {
     "gradient_checkpointing": checkpointing,
     "loss_weight_fn": loss_weight,
     "loss_weight_strength": loss_strength,
-    "min_snr_gamma": take("training.min_snr_gamma", or_none(number)),
+    "min_snr_gamma": scripts.min_snr_gamma,
+    "offset_noise_weight": take("loss.noise_offset", or_naught),
+    "generalized_offset_noise": lacks("The offset is the same at all timesteps here."),
+    "perturbation_noise_weight": perturbation,
+    "rescale_noise_scheduler_to_zero_terminal_snr": zero_terminal_snr,
     "resolution": resolution,
     "aspect_ratio_bucketing": take("dataset.buckets", flag),
     "latent_caching": always("Always on here."),
@@ -436,14 +556,22 @@ TABLE: dict[str, Rule] = {
     "validate_after": validation,
     "validation": lacks("The share of the pictures that is held out says it here."),
     "ema": lacks("There is no EMA here."),
-    "masked_training": lacks("There are no masks here."),
-    **every("mse_strength vb_loss_strength", only("The loss is l2 here.", 1, 1.0)),
-    "max_noising_strength": only("All timesteps are trained here.", 1, 1.0),
-    "timestep_distribution": only("All timesteps are drawn alike here.", "UNIFORM"),
+    "masked_training": lambda entry: Answer("taken", {"loss.masked": "file"}) if flag(entry.value) else OFF,
+    "unmasked_weight": of_masks(take("loss.unmasked_weight", or_naught)),
+    "normalize_masked_area_loss": of_masks(take("loss.normalise_area", flag)),
+    "unmasked_probability": of_masks(lacks("Masks are always used here.")),
+    "masked_prior_preservation_weight": of_masks(lacks("What is outside the mask is not compared with the untrained model here.")),
+    **every("mse_strength vb_loss_strength", only("The loss has strength 1 here; the learning rate says how much is learnt.", 1, 1.0)),
+    "mae_strength": other_loss("l1", "mse huber log_cosh"),
+    "huber_strength": huber,
+    "huber_delta": huber_delta,
+    **every("min_noising_strength max_noising_strength", timesteps),
+    "timestep_distribution": distribution,
+    **every("noising_weight noising_bias", passed("Says how timestep_distribution is meant.")),
+    "timestep_shift": only("Timesteps are not shifted here.", 1, 1.0),
     **every("sample_after_unit save_every_unit backup_after_unit validate_after_unit", passed("Says how the number is meant.")),
     **every(
-        "ema_decay ema_update_step_interval unmasked_probability unmasked_weight huber_delta masked_prior_preservation_weight "
-        "normalize_masked_area_loss custom_learning_rate_scheduler scheduler_params timestep_shift noising_weight noising_bias "
+        "ema_decay ema_update_step_interval custom_learning_rate_scheduler scheduler_params "
         "lora_decompose_norm_epsilon lora_decompose_output_axis",
         passed("Belongs to something that is off, or not there here."),
     ),
@@ -479,7 +607,7 @@ TABLE: dict[str, Rule] = {
         "bundle_additional_embeddings",
         passed("Belongs to the training of words, which is something else."),
     ),
-    **every("lokr_dim lokr_decompose_factor lokr_dora_on_output lokr_vec_trick oft_block_size", passed("Belongs to another kind of LoRA.")),
+    **every("lokr_dim lokr_dora_on_output lokr_vec_trick", passed("Belongs to another kind of LoRA.")),
     **every("cloud secrets", passed("Nothing is sent anywhere here.")),
     "optimizer_defaults": passed("What that program's form holds for other optimizers."),
 }  # fmt: skip

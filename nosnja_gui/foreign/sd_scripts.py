@@ -27,10 +27,10 @@ from nosnja_gui.foreign import (
     flag,
     is_off,
     lacks,
+    networks,
     number,
     only,
     or_naught,
-    or_none,
     or_nothing,
     or_zero,
     passed,
@@ -59,8 +59,6 @@ NEAR_ADAMW8BIT = "pagedadamw8bit adam8bit ademamix8bit pagedademamix8bit"
 STEEPER_THAN_ADAMW = "lion lion8bit pagedlion8bit"
 
 LOUDER = "There is no {name} here. AdamW is taken; {name} wants rates 3 to 10 times lower, so raise the learning rate if nothing is learnt."
-STANDARD = "Standard"
-"""What kohya_ss calls a plain LoRA."""
 RESUMED = "States to go on from are always kept here."
 ONE_FOLDER = "Repeats stand in names of folders there (10_name): say them as dataset.repeats here."
 PARTS_HOLD = "The rates of the parts hold instead."
@@ -253,32 +251,33 @@ def lasting(epochs: Any, steps: Any, reason: str = "") -> Answer:
         return Answer("no counterpart", {}, str(why))
 
 
+def network(entry: Entry) -> networks.Network:
+    return networks.network(str(entry.all["network_module"] or "networks.lora"), arguments(entry.all["network_args"]))
+
+
 def network_module(entry: Entry) -> Answer:
-    name = str(entry.value or "")
-    algorithm = arguments(entry.all["network_args"]).get("algo", "")
-    return kind_of_lora(STANDARD if name == "networks.lora" else f"{name} {algorithm}".strip())
-
-
-def kind_of_lora(name: str) -> Answer:
-    own = {"method": "lora"}
-    if name == STANDARD:
-        return Answer("approximated", own, "A LoRA acts on the attention layers here, there also on the layers between them.")
-    return Answer("approximated", own, f"A plain LoRA on the attention layers is taken: there is no {name} here.")
+    return network(entry).answer()
 
 
 def network_args(entry: Entry) -> Answer:
-    given = arguments(entry.value)
-    given.pop("algo", None)
-    if not given:
-        return Answer("ignored", {}, "Nothing in it beyond the kind of LoRA.")
-    return Answer("no counterpart", {}, f"There are no such settings here: {', '.join(given)}.")
+    return networks.all_arguments(network(entry))
+
+
+def network_dim(entry: Entry) -> Answer:
+    return networks.rank(entry.value, network(entry))
 
 
 def network_alpha(entry: Entry) -> Answer:
+    if network(entry).algorithm in ("oft", "boft"):
+        return Answer("ignored", {}, "Does nothing with this kind of LoRA.")
     rank = entry.all["network_dim"]
     if is_off(entry.value) and entry.value is not None:
         return take("lora.alpha", number, "0 is as much as the rank there.")(Entry(entry.key, rank, entry.all))
     return take("lora.alpha", number)(entry)
+
+
+def network_dropout(entry: Entry) -> Answer:
+    return networks.argument("dropout", entry.value, network(entry))
 
 
 def resolution(entry: Entry) -> Answer:
@@ -365,6 +364,81 @@ def prompt_lines(value: Any) -> dict[str, Any]:
     return settings
 
 
+# The loss and the noise
+
+
+def min_snr_gamma(entry: Entry) -> Answer:
+    debiased = flag(entry.all["debiased_estimation_loss"])
+    if is_off(entry.value):
+        return OFF if debiased else Answer("taken", {"loss.weighting": "none"})
+    if debiased:
+        return Answer("no counterpart", {}, "There is one weighting here, and the debiased one was taken.")
+    try:
+        return Answer("taken", {"loss.weighting": "min_snr", "loss.min_snr_gamma": number(entry.value)})
+    except ValueError as why:
+        return Answer("no counterpart", {}, str(why))
+
+
+def debiased_estimation(entry: Entry) -> Answer:
+    if not flag(entry.value):
+        return OFF
+    if flag(entry.all["v_parameterization"]):
+        return Answer("approximated", {"loss.weighting": "debiased"}, "For v it is sqrt(SNR) / (SNR + 1) here, there 1 / (SNR + 1).")
+    return Answer("taken", {"loss.weighting": "debiased"})
+
+
+def predicts_v(entry: Entry) -> Answer:
+    return Answer("taken", {"model.prediction_type": "v_prediction"}) if flag(entry.value) else Answer("ignored", {}, OF_THE_MODEL)
+
+
+def of_huber(rule: Rule) -> Rule:
+    """What counts with one of the Huber losses only."""
+    used = ("huber", "smooth_l1")
+    return lambda entry: (
+        rule(entry) if str(entry.all["loss_type"]).lower() in used else Answer("ignored", {}, "Does nothing with this loss.")
+    )
+
+
+def random_strength(of: str, other: str, other_switch: str) -> Rule:
+    """Here one switch is for both kinds of noise whose strength can be drawn."""
+
+    def rule(entry: Entry) -> Answer:
+        if not flag(entry.value) or is_off(entry.all[of]):
+            return OFF
+        alone = is_off(entry.all[other]) or flag(entry.all[other_switch])
+        why = "" if alone else f"Here it is for {other}, too."
+        return Answer("taken" if alone else "approximated", {"loss.random_strength": True}, why)
+
+    return rule
+
+
+def timesteps_between(first: float | None, end: float | None) -> Answer:
+    """Of timestep numbers, both of them with each: what one file says of the range goes before what another one says."""
+    first, end = 0 if first is None else int(first), 1000 if end is None else int(end)
+    if not 0 <= first < end <= 1000:
+        return Answer("no counterpart", {}, "From the first to the last there is no timestep.")
+    return Answer("taken", {"loss.min_timestep": first, "loss.max_timestep": end})
+
+
+def timesteps_range(entry: Entry) -> Answer:
+    if is_off(entry.value):
+        return OFF
+    first, end = (or_nothing(number, entry.all[name]) for name in ("min_timestep", "max_timestep"))
+    return timesteps_between(first, end or None)
+
+
+def masked_by(source: str) -> Rule:
+    """Outside the mask nothing counts there. A mask picture goes before transparency."""
+
+    def rule(entry: Entry) -> Answer:
+        if not flag(entry.value):
+            return OFF
+        both = flag(entry.all["masked_loss"]) and flag(entry.all["alpha_mask"])
+        return Answer("taken", {"loss.masked": "auto" if both else source, "loss.unmasked_weight": 0.0})
+
+    return rule
+
+
 SAMPLERS = choose(
     "preview.sampler",
     {
@@ -393,17 +467,19 @@ TABLE: dict[str, Rule] = {
     # The model.
     "clip_skip": clip_skip,
     "mixed_precision": PRECISIONS,
-    **every("v2 v_parameterization sdxl", passed(OF_THE_MODEL)),
+    **every("v2 sdxl", passed(OF_THE_MODEL)),
+    "v_parameterization": predicts_v,
     "vae": take_or_leave("model.vae", text),
     # What is trained, and how.
     "network_module": network_module,
-    "network_dim": take("lora.rank", whole),
+    "network_dim": network_dim,
     "network_alpha": network_alpha,
-    "network_dropout": take("lora.dropout", or_naught),
+    "network_dropout": network_dropout,
     "network_args": network_args,
     "network_train_unet_only": unet_only,
     "network_train_text_encoder_only": lacks("The UNet is always trained here."),
-    "network_weights": lacks("Every training here begins with a new LoRA."),
+    "network_weights": take_or_leave("lora.start_from", text),
+    "scale_weight_norms": take("lora.max_norm", networks.or_none(number)),
     "learning_rate": learning_rate,
     "unet_lr": unet_lr,
     "text_encoder_lr": text_encoder_lr,
@@ -423,14 +499,35 @@ TABLE: dict[str, Rule] = {
     "train_batch_size": take("training.batch_size", whole),
     "gradient_accumulation_steps": take("training.gradient_accumulation", lambda value: 1 if is_off(value) else whole(value)),
     "gradient_checkpointing": take("training.gradient_checkpointing", flag),
-    "min_snr_gamma": take("training.min_snr_gamma", or_none(number)),
+    "min_snr_gamma": min_snr_gamma,
+    "debiased_estimation_loss": debiased_estimation,
+    **every(
+        "scale_v_pred_loss_like_noise_pred v_pred_like_loss",
+        if_on("v_parameterization", lacks("The loss of v is not scaled to that of noise here."), "For models that predict v."),
+    ),
+    "noise_offset": take("loss.noise_offset", or_naught),
+    "noise_offset_random_strength": random_strength("noise_offset", "ip_noise_gamma", "ip_noise_gamma_random_strength"),
+    "adaptive_noise_scale": if_on("noise_offset", take("loss.noise_offset_adaptive", or_naught), "Does nothing without noise_offset."),
+    "multires_noise_iterations": take("loss.pyramid_iterations", or_zero),
+    "multires_noise_discount": if_on(
+        "multires_noise_iterations", take_or_leave("loss.pyramid_discount", number), "Does nothing without multires_noise_iterations."
+    ),
+    "ip_noise_gamma": take("loss.input_perturbation", or_naught),
+    "ip_noise_gamma_random_strength": random_strength("ip_noise_gamma", "noise_offset", "noise_offset_random_strength"),
+    "zero_terminal_snr": lambda entry: Answer("taken", {"loss.zero_terminal_snr": True}) if flag(entry.value) else OFF,
+    "masked_loss": masked_by("file"),
+    "alpha_mask": masked_by("alpha"),
+    "conditioning_data_dir": lacks("Masks are found beside the pictures here: in a folder masks, or named like NAME-mask.png."),
     "seed": seed,
     "prior_loss_weight": if_on("reg_data_dir", lacks("There are no regularisation pictures here."), "No regularisation pictures."),
     "reg_data_dir": lacks("There are no regularisation pictures here."),
-    "loss_type": only("The loss is l2 here.", "l2"),
-    **every("huber_c huber_schedule huber_scale", passed("Does nothing, or belongs to a loss that is not there here.")),
-    "min_timestep": lacks("All timesteps are trained here."),
-    "max_timestep": only("All timesteps are trained here.", 1000),
+    "loss_type": choose("loss.kind", {"l2": "mse", "": "mse", "l1": "l1", "huber": "huber", "smooth_l1": "smooth_l1"}),
+    "huber_c": of_huber(take("loss.huber_c", number)),
+    "huber_schedule": of_huber(
+        choose("loss.huber_schedule", {"": "snr", "snr": "snr", "constant": "constant", "exponential": "exponential"})
+    ),
+    "huber_scale": of_huber(only("The threshold is not scaled here.", 1, 1.0)),
+    **every("min_timestep max_timestep", timesteps_range),
     # The pictures.
     "dataset_config": elsewhere("kohya_dataset", "This file is not opened: give it as a second file."),
     "resolution": resolution,

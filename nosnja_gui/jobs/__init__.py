@@ -7,14 +7,16 @@ from pathlib import Path
 
 from nosnja_gui.jobs.caption import CaptionJob
 from nosnja_gui.jobs.dataset import DatasetSettings
-from nosnja_gui.jobs.demo import DemoJob
+from nosnja_gui.jobs.demo import DEMO_METHODS, DemoJob
 from nosnja_gui.jobs.download import DownloadJob
 from nosnja_gui.jobs.grid import AxisSettings, GridJob
+from nosnja_gui.jobs.loss import LossSettings
 from nosnja_gui.jobs.optimizer import OPTIMIZER_TITLES, SCHEDULE_TITLES, OptimizerSettings, Schedule, ScheduleSettings
 from nosnja_gui.jobs.shared import PRECISION_TITLES, ModelSettings, Precision, Sampler
 from nosnja_gui.jobs.train import LAYOUT_TITLES, PreviewSettings, SavingSettings, TrainingSettings, TrainJob, ValidationSettings
 
 __all__ = [
+    "DEMO_METHODS",
     "LAYOUT_TITLES",
     "OPTIMIZER_TITLES",
     "PRECISION_TITLES",
@@ -26,6 +28,7 @@ __all__ = [
     "DownloadJob",
     "GridJob",
     "Job",
+    "LossSettings",
     "ModelSettings",
     "OptimizerSettings",
     "Precision",

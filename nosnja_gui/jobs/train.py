@@ -1,17 +1,32 @@
 """A training: everything that can be set."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nosnja_gui.adapters.writing import Layout
 from nosnja_gui.jobs.dataset import DatasetSettings
+from nosnja_gui.jobs.loss import LossSettings
+from nosnja_gui.jobs.memory import MemorySettings
 from nosnja_gui.jobs.optimizer import OptimizerSettings, ScheduleSettings
+from nosnja_gui.jobs.prior import PriorSettings
 from nosnja_gui.jobs.shared import CfgScale, DenoisingSteps, ModelSettings, ShownSampler, Side
-from nosnja_gui.methods import MethodSettings, Recipe
+from nosnja_gui.methods import METHODS, MethodSettings, Recipe
+from nosnja_gui.methods.dreambooth import DreamboothSettings
+from nosnja_gui.methods.hypernetwork import HypernetworkSettings
 from nosnja_gui.methods.lora import LoraSettings
+from nosnja_gui.methods.textual_inversion import TextualInversionSettings, word_of
 from nosnja_gui.settings import Settings, Shown, Slider
 
+PAINTED_PRIOR = ("prior.class_prompts", "prior.class_noun", "prior.steps", "prior.cfg_scale")
+METHOD_TITLES = {
+    "lora": "LoRA",
+    "dreambooth": "DreamBooth (whole model)",
+    "hypernetwork": "Hypernetwork",
+    "textual_inversion": "Textual inversion",
+    "pivotal": "LoRA + embedding (pivotal tuning)",
+}
 LAYOUT_TITLES = {"kohya": "kohya (A1111, Forge, ComfyUI)", "diffusers": "diffusers", "comfyui": "ComfyUI's own"}
 
 
@@ -24,8 +39,8 @@ class TrainingSettings(Settings):
     """Pictures per step: more is steadier and needs more memory; 1 to 4 on most cards."""
     gradient_accumulation: Annotated[int, Field(ge=1, le=512), Slider(1, 16, 1)] = 1
     """Batches gathered before each update: imitates a larger batch without its memory."""
-    min_snr_gamma: Annotated[float | None, Field(gt=0, title="Min-SNR gamma"), Slider(1, 20, 0.5), Shown(empty="off", start=5)] = 5.0
-    """Min-SNR weighting (Hang et al. 2023): learns faster and steadier; 5 is the paper's value, empty turns it off."""
+    ema_decay: Annotated[float | None, Field(gt=0, lt=1, title="EMA decay"), Shown(empty="off", start=0.999)] = None
+    """Shows and saves a running average of the weights, which is steadier: 0.999 for a few thousand steps; empty turns it off."""
     gradient_checkpointing: bool = False
     """Saves much memory for a third more time: turn it on when the card runs out."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
@@ -87,30 +102,79 @@ class TrainJob(Settings):
     """Stands in the captions, and in the LoRA's metadata, so that its users find it."""
     model: Annotated[ModelSettings, Field(title="Model")] = ModelSettings()
     dataset: Annotated[DatasetSettings, Field(title="Pictures")] = DatasetSettings()
-    method: Annotated[Literal["lora"], Shown(titles={"lora": "LoRA"})] = "lora"
-    """What is trained: a LoRA is a small file of differences that is added to a model."""
+    method: Annotated[Literal["lora", "dreambooth", "hypernetwork", "textual_inversion", "pivotal"], Shown(titles=METHOD_TITLES)] = "lora"
+    """What is trained: a LoRA is a small file of differences for a model, a textual inversion a new word, DreamBooth the whole model."""
     lora: Annotated[LoraSettings, Field(title="LoRA")] = LoraSettings()
+    dreambooth: Annotated[DreamboothSettings, Field(title="DreamBooth")] = DreamboothSettings()
+    textual_inversion: Annotated[TextualInversionSettings, Field(title="Textual inversion")] = TextualInversionSettings()
+    hypernetwork: Annotated[HypernetworkSettings, Field(title="Hypernetwork")] = HypernetworkSettings()
     optimizer: Annotated[OptimizerSettings, Field(title="Optimizer")] = OptimizerSettings()
     schedule: Annotated[ScheduleSettings, Field(title="Schedule")] = ScheduleSettings()
     training: Annotated[TrainingSettings, Field(title="Training")] = TrainingSettings()
+    memory: Annotated[MemorySettings, Field(title="Memory")] = MemorySettings()
+    loss: Annotated[LossSettings, Field(title="Loss and noise")] = LossSettings()
+    prior: Annotated[PriorSettings, Field(title="Class pictures (prior preservation)")] = PriorSettings()
     preview: Annotated[PreviewSettings, Field(title="Previews while training")] = PreviewSettings()
     saving: Annotated[SavingSettings, Field(title="Saving")] = SavingSettings()
     validation: Annotated[ValidationSettings, Field(title="Validation")] = ValidationSettings()
     output: str = ""
     """The run folder; empty makes a new one in the workspace's runs folder."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_versions(cls, values: Any) -> Any:
+        return renewed(values) if isinstance(values, Mapping) else values
+
+    @property
+    def fuses_backward(self) -> bool:
+        """Whether weights are updated inside the backward pass; what an adapter's gradients take is not worth it."""
+        return self.memory.fused_backward and METHODS[self.method].whole
+
     def recipe(self) -> Recipe:
         """What methods go by."""
         groups = {name: value for name, value in self if isinstance(value, MethodSettings)}
         return Recipe(groups, self.trigger, bool(self.optimizer.text_encoder_learning_rate), self.model.precision)
 
+    @property
+    def teaches_word(self) -> bool:
+        """Whether a new word is trained, so that captions are encoded anew in each step."""
+        return "textual_inversion" in METHODS[self.method].groups
+
+    @property
+    def word(self) -> str:
+        """What calls up in a prompt what is learned: the trigger word, unless a word of another name is taught."""
+        return word_of(self.recipe()) if self.teaches_word else self.trigger
+
     def without_effect(self) -> list[str]:
         """Settings that change nothing as the others stand, so that a form can show it."""
         idle = {
             "dataset.bucket_step": not self.dataset.buckets,
-            "schedule.restarts": self.schedule.name != "cosine_with_restarts",
-            "schedule.power": self.schedule.name != "polynomial",
             "validation.every_epochs": not self.dataset.validation_share,
             "validation.draws": not (self.dataset.validation_share and self.validation.every_epochs),
+            "dataset.keep_tokens": not self.dataset.varies_captions,
+            "optimizer.text_encoder_learning_rate": self.method in ("hypernetwork", "textual_inversion"),
+            "saving.layout": self.method in ("dreambooth", "hypernetwork", "textual_inversion"),
+            "prior.weight": not self.prior.wanted,
+            **dict.fromkeys(PAINTED_PRIOR, not self.prior.images or bool(self.prior.folder.strip())),
+            "prior.images": bool(self.prior.folder.strip()),
+            "memory.fused_backward": not METHODS[self.method].whole,
         }
-        return [name for name, off in idle.items() if off]
+        of_schedule = self.schedule.without_effect() if self.optimizer.follows_rate else list(ScheduleSettings.model_fields)
+        groups = {"optimizer": self.optimizer.without_effect(), "schedule": of_schedule, "loss": self.loss.without_effect()}
+        groups["lora"] = self.lora.without_effect()
+        return [*(name for name, off in idle.items() if off), *(f"{group}.{name}" for group, names in groups.items() for name in names)]
+
+
+def renewed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings of a training, with those in their places that earlier versions kept elsewhere."""
+    training = values.get("training")
+    if not isinstance(training, Mapping) or "min_snr_gamma" not in training:
+        return dict(values)
+    gamma = training["min_snr_gamma"]
+    weighting = {"weighting": "none"} if gamma is None else {"weighting": "min_snr", "min_snr_gamma": gamma}
+    loss = values.get("loss")
+    return {
+        **values,
+        "training": {name: value for name, value in training.items() if name != "min_snr_gamma"},
+        "loss": {**(loss if isinstance(loss, Mapping) else {}), **weighting},
+    }

@@ -98,7 +98,10 @@ class Method(Protocol):
         """
 
     def recognises(self, names: Collection[str], metadata: Mapping[str, str]) -> bool:
-        """Whether a file whose tensors are called so was saved by this method (here or elsewhere)."""
+        """Whether a file whose tensors are called so was saved by this method (here or elsewhere).
+
+        Of a pickled file the names are those of `weights.joined`.
+        """
 
     def apply(self, family: Family, parts: Parts, file: Path, name: str) -> None:
         """Load a saved file onto the parts under a name, at weight 1. Raises UserError where file and model don't fit."""
@@ -110,6 +113,8 @@ class Method(Protocol):
         """Take an applied file off again."""
 
 
+TAGS = {"/lora": "lora", "/hypernetwork": "hypernet"}
+"""How prompts of A1111 call what a method makes (<lora:name:weight>), by its modelspec. What has no tag goes by its own word."""
 METHODS: Shelf[Method] = Shelf("nosnja_gui.methods", "method")
 TRAINED = "trained"
 """Name under which what is being trained is on."""
@@ -117,7 +122,11 @@ TRAINED = "trained"
 
 def method_of(file: Path) -> Method:
     """By which method a file was trained. Raises UserError where it can't be read."""
-    names, metadata = files.shapes(file), files.metadata(file)
+    names: Collection[str]
+    if file.suffix.lower() in files.PICKLED:
+        names, metadata = set(files.joined(files.pickled(file))), {}
+    else:
+        names, metadata = files.shapes(file), files.metadata(file)
     # A LoRA's reader says best what a file is instead.
     return next((method for method in METHODS.values() if method.recognises(names, metadata)), METHODS["lora"])
 

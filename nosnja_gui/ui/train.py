@@ -8,18 +8,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from nosnja_gui import foreign, presets, schedules, work_queue
+from nosnja_gui import foreign, presets, schedules, timesteps, work_queue
 from nosnja_gui.dataset import reading
 from nosnja_gui.dataset import trigger as triggers
 from nosnja_gui.estimate import Advice, Estimate, estimate
-from nosnja_gui.jobs import TrainJob
+from nosnja_gui.jobs import LossSettings, TrainJob
 from nosnja_gui.methods import METHODS
-from nosnja_gui.models import find_model, list_models, list_vaes, mark, native_size
+from nosnja_gui.models import find_model, identify, list_models, list_vaes, mark, native_size
 from nosnja_gui.plan import TrainPlan, plan_training
 from nosnja_gui.runs import RunFolder, identifier
 from nosnja_gui.settings import UserError, dotted
@@ -79,7 +80,7 @@ class Train:
                 with gr.Column(elem_classes="nosnja-train-group"):
                     form.add("method")
                 rates = ("optimizer.learning_rate", "optimizer.text_encoder_learning_rate")
-                course = ("schedule.name", "schedule.warmup_share", "schedule.restarts", "schedule.power")
+                course = [name for name in form.settings if name.startswith("schedule.")]
                 self._group(t("Learning"), "rate", *rates, *course)
                 length = ("training.epochs", "dataset.repeats", "training.batch_size", "dataset.resolution")
                 self._group(t("Length and pictures"), "length", *length)
@@ -479,6 +480,7 @@ def see(
         "buckets": [list(bucket) for bucket in plan.buckets],
         "notes": list(plan.notes),
         "curve": curve(job, plan.total, language),
+        "noise": noise_levels(job, workspace, language),
         "scale": scale(job, form, base),
         "estimate": {
             "memory": guess.memory_bytes, "of": guess.memory_total, "free": guess.memory_free, "fits": guess.fits, "device": guess.device,
@@ -522,6 +524,8 @@ def advised(advice: Advice, language: str) -> str:
             return say(language, "Batch size 1, gathered: {count}. The same training, a little slower.", count=gathered)
         case "adamw8bit":
             return say(language, "AdamW8bit instead of AdamW: hardly any difference.")
+        case "lion8bit":
+            return say(language, "Lion8bit instead of Lion: hardly any difference.")
         case "text_encoder":
             return say(language, "Leave the text encoder alone: the trigger word is learned a little later.")
         case "resolution":
@@ -544,11 +548,12 @@ def count(job: TrainJob, plan: TrainPlan) -> dict[str, Any]:
 def curve(job: TrainJob, total: int, language: str) -> dict[str, Any]:
     """The chart of the learning rates as they will run."""
     schedule, rates = job.schedule, job.optimizer
-    points = schedules.points(schedule.name, total, schedule.warmup_share, schedule.restarts, schedule.power)
+    points = schedules.points(schedule.name, total, schedule.warmup_share, **schedule.shape) if rates.follows_rate else []
     updates = [update + 1 for update, _ in points]
     parts = [("unet", say(language, "UNet"), "accent", rates.learning_rate)]
     if rates.text_encoder_learning_rate:
-        parts.append(("text_encoder", say(language, "Text encoder"), "blue", rates.text_encoder_learning_rate))
+        text_rate = rates.learning_rate if rates.chosen.finds_rate else rates.text_encoder_learning_rate
+        parts.append(("text_encoder", say(language, "Text encoder"), "blue", text_rate))
     return {
         "series": [
             {
@@ -566,15 +571,45 @@ def curve(job: TrainJob, total: int, language: str) -> dict[str, Any]:
         "y_zero": True,
         "height": 165,
         "label": say(language, "The learning rate over the training"),
-        "empty": say(language, "Choose pictures to see the curve."),
+        "empty": say(language, "Choose pictures to see the curve." if rates.follows_rate else "The optimizer sets the rate by itself."),
     }
+
+
+def noise_levels(job: TrainJob, workspace: Workspace, language: str) -> dict[str, Any]:
+    """The chart of how often each noise level is drawn and how much it counts, both compared with the mean of all."""
+    try:
+        family, source = identify(find_model(job.model.path, workspace.models))
+        wanted = job.model.prediction_type
+        predicts = family.prediction_of(source) if wanted == "auto" else wanted
+    except UserError:  # it is among the plan's problems
+        predicts = "epsilon"
+    drawn, weights = _profile(job.loss, predicts)
+    places = [1000 * (place + 0.5) / len(drawn) for place in range(len(drawn))]
+    return {
+        "series": [
+            {"name": "drawn", "label": say(language, "How often it is drawn"), "color": "accent", "x": places, "y": drawn},
+            {"name": "weight", "label": say(language, "How much it counts"), "color": "blue", "dashed": True, "x": places, "y": weights},
+        ],
+        "x_label": say(language, "timestep: 0 is clean, 1000 is noise"),
+        "y_zero": True,
+        "x_range": [0, 1000],
+        "height": 150,
+        "label": say(language, "How often each noise level is drawn and how much it counts, 1 is the mean"),
+    }  # fmt: skip
+
+
+@lru_cache(maxsize=16)
+def _profile(loss: LossSettings, predicts: timesteps.Prediction) -> tuple[list[float], list[float]]:
+    flow = predicts == "flow"
+    shares = loss.shares(flow) or timesteps.shares("logit_normal" if flow else "uniform")
+    return timesteps.bins(shares), timesteps.bins(loss.weights(timesteps.standard_snr(loss.zero_terminal_snr), predicts))
 
 
 def scale(job: TrainJob, form: Form, base: Mapping[str, Any]) -> dict[str, float]:
     """What the method makes of the learning rate, here and with the preset."""
     preset = form.job({**form.defaults(), **base})
     assert isinstance(preset, TrainJob)
-    own, other = getattr(job, job.method), getattr(preset, preset.method)
+    own, other = (getattr(one, METHODS[one.method].groups[0]) for one in (job, preset))
     return {
         "alpha": own.alpha if hasattr(own, "alpha") else None, "rank": own.rank if hasattr(own, "rank") else None, "scale": own.scale,
         "rate": job.optimizer.learning_rate, "effective": job.optimizer.learning_rate * own.scale,

@@ -18,7 +18,7 @@ from typing import Any, get_args
 import gradio as gr
 
 from nosnja_gui import dataset as datasets
-from nosnja_gui.dataset import Dataset, Picture
+from nosnja_gui.dataset import Dataset, Picture, identifiers
 from nosnja_gui.dataset import trigger as triggers
 from nosnja_gui.dataset.history import FOLDER as HISTORY
 from nosnja_gui.settings import UserError
@@ -212,6 +212,19 @@ def remark_text(language: str, remark: triggers.Remark) -> str:
             return say(language, "{count} of the 75 CLIP tokens that a caption may have.", **values)
         case "ordinary":
             text = say(language, "The model knows “{word}” already: a made-up word is learnt more cleanly.", **values)
+        case "rare":
+            text = say(language, "“{word}” is one rare token, so the model has hardly an idea of it: good, if it is no word.", **values)
+        case "meant":
+            text = say(
+                language, "“{word}” is one rare token, but means something already and may bring it along: choose another one.", **values
+            )
+        case "ends_in_word":
+            text = say(
+                language,
+                "“{word}” is read as {split}: its last piece is an ordinary word, so “{last}” without the trigger calls up what was "
+                "learnt, too.",
+                **values,
+            )
         case "noun_inside":
             text = say(
                 language,
@@ -237,7 +250,7 @@ def remark_text(language: str, remark: triggers.Remark) -> str:
 def lint_of(preview: Preview, edit: triggers.Edit | None, language: str) -> dict[str, Any]:
     """The word's pieces, and remarks on it and on the captions as they would be."""
     if edit is None or edit.action == "remove":
-        return {"pieces": [], "remarks": []}
+        return {"pieces": [], "remarks": [], "proposals": identifiers.proposals(preview.dataset.captions().values())}
     after = {row.picture.name: row.after for row in preview.rows if row.after}
     try:
         place: triggers.Place = edit.place if edit.action == "insert" else "noun"
@@ -245,8 +258,11 @@ def lint_of(preview: Preview, edit: triggers.Edit | None, language: str) -> dict
     except UserError as error:
         return {"pieces": [], "remarks": [{"kind": "tokens", "warning": True, "text": str(error)}]}
     tokens = next((remark.values["pieces"] for remark in remarks if remark.kind == "tokens"), [])
+    # Others are offered where this one is not quite right.
+    others = any(remark.kind in ("ordinary", "meant", "ends_in_word", "noun_inside") for remark in remarks)
     return {
         "pieces": [piece.replace("</w>", "") for piece in tokens],
+        "proposals": identifiers.proposals([*after.values(), edit.word]) if others else [],
         "remarks": [{"kind": remark.kind, "warning": remark.warning, "text": remark_text(language, remark)} for remark in remarks],
     }
 
@@ -338,7 +354,10 @@ class Tab:
             "undo": self.undo_note(folder),
             "ready": edit is not None,
         }
-        return value, {**lint_of(preview, edit, language), "error": problem}, suggestions(self.previews.read(folder).candidates, form)
+        lint = {**lint_of(preview, edit, language), "error": problem}
+        if form["action"] == "remove":
+            lint["proposals"] = []
+        return value, lint, suggestions(self.previews.read(folder).candidates, form)
 
     def opened(self, folder: str) -> list[Any]:
         """Another dataset: the form as it was left; the list is filled when the tab is looked at."""
@@ -396,6 +415,12 @@ class Tab:
         before = [known for known in nouns if known.lower() != noun.lower()]
         form["nouns"] = ", ".join(before if len(before) < len(nouns) or not noun else [*nouns, noun])
         return [form["nouns"], *self.changed(shown, folder, *form.values(), request=request)]
+
+    def proposed(self, shown: dict[str, Any], folder: str, *given: Any, word: object, request: gr.Request | None = None) -> list[Any]:
+        """A proposed identifier was clicked: it becomes the trigger word."""
+        form = form_of(shown, given)
+        form["word"] = str(word) if word in identifiers.VETTED else form["word"]
+        return [form["word"], *self.changed(shown, folder, *form.values(), request=request)]
 
     def write(self, shown: dict[str, Any], folder: str, *given: Any, request: gr.Request | None = None) -> list[Any]:
         """Write the captions as the list shows them, and remember the trigger for the training."""
@@ -550,6 +575,9 @@ def build(window: Window) -> Panel:
     def picked(request: gr.Request, event: gr.EventData, *values: Any) -> list[Any]:
         return tab.picked(*values, noun=event._data.get("noun"), request=request)
 
+    def proposed(request: gr.Request, event: gr.EventData, *values: Any) -> list[Any]:
+        return tab.proposed(*values, word=event._data.get("word"), request=request)
+
     def write(request: gr.Request, *values: Any) -> list[Any]:
         return tab.write(*values, request=request)
 
@@ -560,6 +588,7 @@ def build(window: Window) -> Panel:
     gr.on([field.change for field in fields], changed, [shown, *form], [*results, *parts, old], **quiet)
     made.fresh(fresh, [shown, *form], whole, **quiet)
     chips.pick(picked, [shown, *form], [nouns, *results, *parts, old], **quiet)
+    lint.pick(proposed, [shown, *form], [word, *results, *parts, old], **quiet)
     made.write(write, [shown, *form], results, **{**quiet, "trigger_mode": "once"})
     made.undo(undo, [shown, *form], results, **{**quiet, "trigger_mode": "once"})
     made.train(lambda: gr.Tabs(selected="train"), None, window.tabs, **quiet)

@@ -8,6 +8,7 @@ const KINDS = { train: T("Training"), caption: T("Captioning"), grid: T("XYZ plo
 // What the engine calls its stages.
 const STAGES = {
   "Loading the model": T("Loading the model"), "Encoding pictures": T("Encoding pictures"), "Encoding captions": T("Encoding captions"),
+  "Reading masks": T("Reading masks"),
   Training: T("Training"), "Painting previews": T("Painting previews"), "Checking the grid": T("Checking the grid"), Painting: T("Painting"),
   "Setting the sheet": T("Setting the sheet"), "Loading the captioner": T("Loading the captioner"), Captioning: T("Captioning"),
   "asking the hub": T("Asking the hub"), "Drawing the pictures": T("Drawing the pictures"), "Putting in the trigger word": T("Putting in the trigger word"),

@@ -161,6 +161,14 @@ const drawProblems = (problems) => {
 // The prompts' button stands where it is needed: in the form, under the empty box.
 const suggest = h("button", {type: "button", class: "nosnja-button nosnja-train-suggest", onclick: () => trigger("suggest")}, T("Suggest prompts from the captions"));
 
+// The picture of the noise levels stands where they are set: above the fields of their group, once that is opened.
+const noise = h("div", {class: "nosnja-train-noise"});
+const drawNoise = (chart) => {
+  const fields = document.querySelector("#train-more-loss .nosnja-fields");
+  if (fields && noise.nextElementSibling !== fields) fields.before(noise);
+  if (noise.isConnected && chart) nosnja.chart?.(noise, chart);
+};
+
 // Fields of a tab or a group that was never opened are not in the page yet, so marks are set again when some come.
 let marked = [];
 const mark = () => {
@@ -176,6 +184,7 @@ const mark = () => {
   const prompts = document.getElementById("field-preview-prompts");
   if (prompts && suggest.parentElement !== prompts) prompts.append(suggest);
   suggest.hidden = !value.suggest;
+  drawNoise(value.noise);
   for (const field of document.querySelectorAll(".nosnja-train-form [id^='field-']")) {
     const name = field.id.slice("field-".length);
     const among = (names) => (names || []).some((other) => other.replaceAll(".", "-") === name);

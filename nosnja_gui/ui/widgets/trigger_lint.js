@@ -12,9 +12,16 @@ function draw() {
     : null;
   const remarks = (value.remarks || []).map((remark) =>
     h("li", {class: remark.warning ? "warning" : "", dataset: {kind: remark.kind}},
-      h("i", {"aria-hidden": "true"}, remark.warning ? "!" : "✓"),
+      h("i", {"aria-hidden": "true"}, remark.warning ? "!" : remark.kind === "ends_in_word" ? "i" : "✓"),
       h("span", {}, remark.text)));
-  root.replaceChildren(...[word, h("ul", {class: "nosnja-remarks", "aria-live": "polite"}, remarks)].filter(Boolean));
+  const proposals = value.proposals || [];
+  const chips = proposals.length
+    ? h("div", {class: "nosnja-proposals"},
+        h("span", {class: "nosnja-muted"}, T("Rare words that mean nothing:")),
+        proposals.map((proposal) =>
+          h("button", {type: "button", class: "nosnja-chip", title: T("Take it as the trigger word"), onclick: () => trigger("pick", {word: proposal})}, proposal)))
+    : null;
+  root.replaceChildren(...[word, h("ul", {class: "nosnja-remarks", "aria-live": "polite"}, remarks), chips].filter(Boolean));
 }
 
 watch("value", draw);
