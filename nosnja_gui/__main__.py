@@ -440,13 +440,14 @@ def add_train(verbs: Any) -> None:
         help='what they show, such as "a photo of a dog" (else the captions without the trigger word)',
     )
     added.add_argument("--queue", action="store_true", help="let it wait until the other runs of the workspace have ended; see `queue`")
+    added.add_argument("--fit", action="store_true", help="choose settings that save memory until it fits into what is free, and say which")
     _add_set(added, "optimizer.learning_rate=1e-4")
 
 
 def train(arguments: argparse.Namespace) -> int:
     workspace = workspace_of(arguments)
     if arguments.run is not None:
-        names = ("preset", "dataset", "model", "output", "name", "trigger", "method", "class_images", "class_prompt", "set")
+        names = ("preset", "dataset", "model", "output", "name", "trigger", "method", "class_images", "class_prompt", "fit", "set")
         options = ", ".join(f"--{name}" for name in names if getattr(arguments, name))
         if options:
             raise UserError(f"A run goes on with its own settings: leave out {options}, or begin a new run.")
@@ -454,6 +455,8 @@ def train(arguments: argparse.Namespace) -> int:
         job = job_of(run, TrainJob, "train --dataset D --model M")
     else:
         job = train_job(arguments, workspace)
+        if arguments.fit:
+            job = made_to_fit(job, workspace)
         from nosnja_gui.engine.material import prepare
 
         prepare(job, workspace)  # a job that cannot begin leaves no folder behind
@@ -468,6 +471,19 @@ def train(arguments: argparse.Namespace) -> int:
         with working(run):
             train_on(job, run, workspace, Progress() if is_first_process() else None)
     return report(run, job.job)
+
+
+def made_to_fit(job: TrainJob, workspace: Workspace) -> TrainJob:
+    """The job with what saves memory, all of which is said."""
+    from nosnja_gui.estimate import fit
+    from nosnja_gui.plan import plan_training
+
+    found = fit(job, plan_training(job, workspace), workspace)
+    for line in found.said:
+        print(line)
+    if found.changes:
+        print("The same by hand: --set " + " ".join(f"{name}={value}" for name, value in found.changes.items()))
+    return job.changed(**found.changes)
 
 
 def train_job(arguments: argparse.Namespace, workspace: Workspace) -> TrainJob:

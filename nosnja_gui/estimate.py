@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import re
 import statistics
 import time
@@ -20,6 +21,7 @@ from typing import Any, Literal
 
 from nosnja_gui import hardware
 from nosnja_gui.events import Started, Step, from_values
+from nosnja_gui.families import packing
 from nosnja_gui.families.demand import Demand
 from nosnja_gui.jobs import TrainJob
 from nosnja_gui.jobs.optimizer import OPTIMIZERS
@@ -93,7 +95,8 @@ class Advice:
     """A change that would save memory."""
 
     kind: str
-    """Which one, whatever the words: gradient_checkpointing, batch_size, adamw8bit, lion8bit, text_encoder, resolution, rank."""
+    """Which one, whatever the words: gradient_checkpointing, batch_size, adamw8bit, lion8bit, int8, nf4, fused_backward, text_encoder,
+    resolution, rank."""
     text: str
     changes: dict[str, Any]
     """Values by dotted setting."""
@@ -121,6 +124,20 @@ class Estimate:
     """Bytes at the highest point of encoding, training and previews."""
     device: str = ""
     """Name of the card; empty where the processor trains."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What was chosen so that a training fits into the memory that is free."""
+
+    changes: dict[str, Any]
+    """Values by dotted setting; empty where nothing needs to be changed, or can be."""
+    said: list[str]
+    """What was chosen and why, and what came of it, a sentence each."""
+    estimate: Estimate
+    """With the changes; where its `fits` is False, that is the nearest that there is."""
+    advice: list[Advice]
+    """What was chosen, in this order."""
 
 
 def estimate(job: TrainJob, plan: TrainPlan, workspace: Workspace, machine: Machine | None = None) -> Estimate:
@@ -156,6 +173,35 @@ def estimate(job: TrainJob, plan: TrainPlan, workspace: Workspace, machine: Mach
     )
 
 
+def fit(job: TrainJob, plan: TrainPlan, workspace: Workspace, machine: Machine | None = None) -> Fitted:
+    """Follow the advice, what leaves the result as it is first, until the training fits into the memory that is free."""
+    machine = machine or this_machine()
+    changes: dict[str, Any] = {}
+    chosen: list[Advice] = []
+    now = estimate(job, plan, workspace, machine)
+    while now.fits is False and now.advice:
+        chosen.append(now.advice[0])
+        changes |= chosen[-1].changes
+        job = job.changed(**chosen[-1].changes)
+        plan = _at(plan, job.dataset.resolution or plan.resolution)
+        now = estimate(job, plan, workspace, machine)
+    said = [f"{advice.text} That saves {_gib(advice.saves_bytes)}." for advice in chosen]
+    if now.memory_bytes is None or now.fits is None:
+        said.append("Nothing is known of the model or of this machine's memory, so nothing was changed.")
+    elif now.fits:
+        said.append(f"It fits: {_gib(now.memory_bytes)} are needed (estimated) and {_gib(now.memory_free)} are free.")
+    else:
+        said.append(
+            f"It cannot be made to fit: at least {_gib(now.memory_bytes * MARGIN)} must be free and {_gib(now.memory_free)} are; "
+            "end other programs that use the card, or choose a smaller model."
+        )
+    return Fitted(changes, said, now, chosen)
+
+
+def _gib(count: float) -> str:
+    return f"{count / GIB:.1f} GiB"
+
+
 # Memory
 
 
@@ -166,12 +212,17 @@ def memory(job: TrainJob, plan: TrainPlan, demand: Demand, on_gpu: bool) -> dict
     number = 2 if half else 4
     vae_number = 2 if half and on_gpu else 4
     trains_text = _trains_text(job)
-    whole = METHODS[job.method].whole
+    whole, base = METHODS[job.method].whole, job.memory.base_precision
     # A model that is trained itself is float32 throughout, whatever it computes in.
     weight = 4 if whole else number
     frozen = {"unet": unet.parameters * weight, "vae": vae.parameters * vae_number, "text_encoder": text.parameters * weight}
+    for part, layers in demand.layers.items():
+        place = "text_encoder" if part.startswith("text_encoder") else "unet"
+        # An encoder that reads captions only once stays as it is.
+        if base != "as_model" and not whole and (place == "unet" or trains_text or job.dataset.varies_captions):
+            frozen[place] -= round(packing.saved_bytes(layers.shapes, base, number))
     trained = trained_parameters(job, demand) * ((0 if whole else PER_PARAMETER) + job.optimizer.chosen.state_bytes)
-    gradients = trained_parameters(job, demand) * GRADIENT if whole else 0
+    gradients = (_largest(demand) if job.fuses_backward else trained_parameters(job, demand)) * GRADIENT if whole else 0
     kept = (_kept(job, plan, demand) + (text.kept_numbers() if trains_text else 0)) * job.training.batch_size * number
     kept += _rebuilt(job, demand, number)
     captions = 0 if trains_text else _captions_bytes(plan, demand, number)
@@ -201,6 +252,11 @@ def _rebuilt(job: TrainJob, demand: Demand, number: int) -> int:
     if "lora" not in METHODS[job.method].groups:
         return 0
     return job.lora.rebuilt_bytes(trained_parts(job.recipe(), demand.layers), number, job.training.gradient_checkpointing)
+
+
+def _largest(demand: Demand) -> int:
+    """Numbers of the largest weight."""
+    return max((math.prod(shape) for layers in demand.layers.values() for shape in layers.shapes.values()), default=0)
 
 
 def trained_parameters(job: TrainJob, demand: Demand) -> int:
@@ -237,6 +293,16 @@ def _possible_changes(job: TrainJob, plan: TrainPlan) -> Iterator[tuple[bool, st
     if chosen.smaller and importlib.util.find_spec(OPTIMIZERS[chosen.smaller].package) is not None:
         text = f"{OPTIMIZERS[chosen.smaller].title} instead of {chosen.title}: hardly any difference."
         yield True, chosen.smaller, text, {"optimizer.name": chosen.smaller}
+    if not METHODS[job.method].whole:
+        base = job.memory.base_precision
+        if base == "as_model":
+            yield True, "int8", "The frozen model in int8: hardly any difference, and slower.", {"memory.base_precision": "int8"}
+        if base != "nf4":
+            yield False, "nf4", "The frozen model in nf4: rounded to 16 steps, and slower.", {"memory.base_precision": "nf4"}
+    elif not (job.memory.fused_backward or training.gradient_accumulation > 1 or job.prior.wanted or chosen.finds_rate):
+        same = not job.optimizer.max_grad_norm
+        text = "Fused backward pass: the same training." if same else "Fused backward pass: long gradients are not shortened any more."
+        yield same, "fused_backward", text, {"memory.fused_backward": True, "optimizer.max_grad_norm": 0.0}
     if job.optimizer.text_encoder_learning_rate:
         text = "Leave the text encoder alone: the trigger word is learned a little later."
         yield False, "text_encoder", text, {"optimizer.text_encoder_learning_rate": None}
@@ -372,7 +438,7 @@ def _size_of_step(job: TrainJob, resolution: int) -> tuple[Any, ...]:
     trains_text = _trains_text(job)
     return (
         job.dataset.resolution or resolution, training.batch_size, training.gradient_accumulation,
-        training.gradient_checkpointing, trains_text, job.model.precision,
+        training.gradient_checkpointing, trains_text, job.model.precision, job.memory.base_precision,
     )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ PERSONAL = (
     "textual_inversion.word",
     "textual_inversion.initial_text",
     "dataset.path",
+    "dataset.concepts",
     "preview.prompts",
     "output",
     "prior.folder",

@@ -1,21 +1,24 @@
 """How much memory a training step takes with each setting that saves some: python -m tests.memory_table
 
-Stable Diffusion 1.5 at its full size with random weights, 512 x 512 pixels, batch 1, in bfloat16; each setting in a process of its own,
-through the training's own code. On a card the highest point is what torch has allocated there. On a processor it is the bytes of all
-tensors that are alive at once, each of them counted, without the autoencoder and the text encoder, which a card would have let go of:
-what a card would hold, but for the work space of its kernels. Prints the table; `--into FILE` puts it between the marks in that file.
-Needs 2.1 GB on the disk and up to 10 GiB of memory; on one core each row takes some minutes.
+Stable Diffusion 1.5 at its full size, 512 x 512 pixels, batch 1, in bfloat16; each setting in a process of its own, through the
+training's own code. On a card a real step is made with random weights, and the highest point is what torch has allocated there. Without
+one the same step is made with tensors that have shapes but no numbers (torch's FakeTensorMode), and the bytes of all that are alive at
+once are counted: what a card would hold, but for the work space of its kernels. `--real` makes the counted step with numbers, too.
+Prints the table; `--into FILE` puts it between the marks in that file. Real steps need 2.1 GB on the disk, and memory for the model.
 """
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
 import tempfile
 import time
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
@@ -44,16 +47,17 @@ def main() -> None:
     options.add_argument("--into", type=Path, help="a file with the marks")
     options.add_argument("--one", choices=list(ROWS), help=argparse.SUPPRESS)
     options.add_argument("--root", type=Path, help="where the model and what is encoded stay, for a next time (else nowhere)")
+    options.add_argument("--real", action="store_true", help="make the counted step with numbers, too")
     given = options.parse_args()
     if given.one:
-        print(json.dumps(measure(given.root, ROWS[given.one])))
+        print(json.dumps(measure(given.root, ROWS[given.one], given.real)))
         return
     with tempfile.TemporaryDirectory() as temporary:
         root = given.root or Path(temporary)
         prepare(root)
         found = {}
         for name in given.rows:
-            command = [sys.executable, "-m", "tests.memory_table", "--one", name, "--root", str(root)]
+            command = [sys.executable, "-m", "tests.memory_table", "--one", name, "--root", str(root), *(["--real"] if given.real else [])]
             ended = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
             found[name] = json.loads(ended.stdout.splitlines()[-1])
             print(name, found[name], file=sys.stderr, flush=True)
@@ -88,14 +92,13 @@ def prepare(root: Path) -> None:
     (folder / "one.txt").write_text("a grey wall", encoding="utf-8")
 
 
-def measure(root: Path, changes: dict[str, Any]) -> dict[str, Any]:
+def measure(root: Path, changes: dict[str, Any], real: bool) -> dict[str, Any]:
     """Bytes at the highest point of a step, and what the estimate says of it (without CUDA's own)."""
     import torch
     from accelerate import Accelerator
 
-    from nosnja_gui.engine.cache import Cache
     from nosnja_gui.engine.material import prepare as gather
-    from nosnja_gui.engine.train import batch_loss, begin, encode, idle_modules, update
+    from nosnja_gui.engine.train import begin, idle_modules
     from nosnja_gui.engine.voice import Voice
     from nosnja_gui.estimate import CUDA_CONTEXT, memory
     from nosnja_gui.jobs import TrainJob
@@ -110,30 +113,71 @@ def measure(root: Path, changes: dict[str, Any]) -> dict[str, Any]:
     plan = plan_training(job, workspace)
     assert not plan.problems, plan.problems
     estimated = memory(job, plan, demand_of(find_model(job.model.path, workspace.models)), on_gpu=True)["training"] - CUDA_CONTEXT
-
-    training = begin(job, gather(job, workspace, 1), Accelerator(cpu=not on_card), Voice(None, None))
-    encode(training, Cache(workspace.cache), Voice(None, None), lambda: None)
-    if not on_card:
-        for module in idle_modules(training):
+    material = gather(job, workspace, 1)
+    with contextlib.nullcontext() if on_card or real else without_numbers():
+        training = begin(job, material, Accelerator(cpu=not on_card), Voice(None, None))
+        device, dtype = training.parts.device, training.parts.dtype
+        for module in idle_modules(training):  # as `train` lets go of them
             module.to("meta")
-    # A step on a tiny picture first: it makes the optimiser's state, which is there in every other step.
-    noisy = torch.zeros(1, 4, 8, 8, device=training.parts.device)
-    text = training.text_of(["a grey wall"])
-    training.family.predict(training.parts, noisy, torch.tensor([500], device=noisy.device), text).square().mean().backward()
-    update(training)
-    batch = training.material.plan.epoch(0)[0][0]
-    began = time.monotonic()
-    if on_card:
-        torch.cuda.reset_peak_memory_stats()
-        batch_loss(training, batch).backward()
-        update(training)
-        peak = torch.cuda.max_memory_allocated()
-    else:
-        with alive(training) as counted:
-            batch_loss(training, batch).backward()
-            update(training)
-        peak = counted.peak
+        # A step on a tiny picture first: it makes the optimiser's state, which is there in every other step.
+        step(training, torch.zeros(1, 4, 8, 8, device=device), torch.zeros(1, 77, 768, device=device, dtype=dtype))
+        began = time.monotonic()
+        noisy, text = torch.zeros(1, 4, 64, 64, device=device), torch.zeros(1, 77, 768, device=device, dtype=dtype)
+        if on_card:
+            torch.cuda.reset_peak_memory_stats()
+            step(training, noisy, text)
+            peak = torch.cuda.max_memory_allocated()
+        else:
+            with alive(training) as counted:
+                step(training, noisy, text)
+            peak = counted.peak
     return {"peak": peak, "estimate": estimated, "seconds": round(time.monotonic() - began, 1)}
+
+
+@contextlib.contextmanager
+def without_numbers() -> Iterator[None]:
+    """Tensors made inside have shapes only, those of weight files, too."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from nosnja_gui import weights
+
+    def shaped(reader: Any, name: str, *rows: int) -> Any:
+        entry = reader._entries[name]
+        return torch.empty(entry["shape"], dtype=getattr(torch, weights.TORCH_NAMES[entry["dtype"]]))
+
+    def moved(module: Any, change: Any, recurse: bool = True) -> Any:
+        """torch's own exchanges a tensor's inside, which these haven't got."""
+        for child in module.children():
+            moved(child, change)
+        with torch.no_grad():
+            for name, parameter in module._parameters.items():
+                if parameter is not None and (new := change(parameter)) is not parameter:
+                    module._parameters[name] = torch.nn.Parameter(new, parameter.requires_grad)
+            for name, buffer in module._buffers.items():
+                module._buffers[name] = None if buffer is None else change(buffer)
+        return module
+
+    with (
+        patch.object(weights.Reader, "_read", shaped),
+        patch.object(torch.nn.Module, "_apply", moved),
+        patch("nosnja_gui.engine.train.objective"),  # tables of a few thousand numbers, made from their values
+        FakeTensorMode(allow_non_fake_inputs=True),
+    ):
+        yield
+
+
+def step(training: Any, noisy: Any, text: Any) -> None:
+    """One step of the training, as `train` makes it, on latents (1, 4, height, width) and an encoded caption (1, 77, 768)."""
+    import torch
+
+    from nosnja_gui.engine.train import update
+    from nosnja_gui.families import TextEncoding
+
+    timesteps = torch.full((1,), 500, device=noisy.device)
+    predicted = training.family.predict(training.parts, noisy, timesteps, TextEncoding(text))
+    (predicted.float() - noisy).square().mean().backward()
+    update(training)
 
 
 def alive(training: Any) -> Any:
@@ -169,11 +213,9 @@ def alive(training: Any) -> Any:
             return made
 
     counted = Alive()
-    modules = [training.parts.denoiser, *training.parts.text_encoders]
-    state = [optimizer.state for optimizer in _optimizers(training.optimizer)]
-    counted.add([list(module.parameters()) + list(module.buffers()) for module in modules])
-    counted.add([list(values.values()) for one in state for values in one.values()])
-    counted.add([training.parameters, list(vars(training.latents).values())])
+    counted.add([[*module.parameters(), *module.buffers()] for module in (training.parts.denoiser, *training.parts.text_encoders)])
+    counted.add([list(values.values()) for one in _optimizers(training.optimizer) for values in one.state.values()])
+    counted.add(training.parameters)
     return counted
 
 

@@ -193,7 +193,7 @@ def test_training_settings_are_grouped_and_readable(tmp_path):
 @pytest.mark.parametrize(
     ("tensors", "said"),
     [
-        ({"lora_unet_x.oft_blocks": torch.zeros(2, 2, 2), "lora_unet_x.alpha": torch.tensor(1.0)}, "an OFT"),
+        ({"lora_unet_x.oft_diag": torch.zeros(2, 2, 2), "lora_unet_x.alpha": torch.tensor(1.0)}, "an OFT"),
         ({"lora_unet_x.weight": torch.zeros(2), "lora_unet_x.on_input": torch.tensor(True)}, "an IA3"),
         ({**pair(SD1, 768), "emb_params": torch.zeros(2, 768)}, "a textual inversion"),
         ({"model.diffusion_model.out.2.weight": torch.zeros(4, 4)}, "no LoRA weights"),

@@ -775,7 +775,7 @@ KOHYA_Q = f"lora_unet_{Q.replace('.', '_')}"
 @pytest.mark.parametrize(
     ("tensors", "said"),
     [
-        ({f"{KOHYA_Q}.oft_blocks": random(2, 2, 2)}, "OFT"),
+        ({f"{KOHYA_Q}.oft_diag": random(2, 2, 2)}, "OFT"),
         ({f"{KOHYA_Q}.a1.weight": random(2, 2), f"{KOHYA_Q}.alpha": torch.tensor(1.0)}, "GLoRA"),
         ({f"{KOHYA_Q}.weight": random(2), f"{KOHYA_Q}.on_input": torch.tensor(True)}, "IA3"),
         ({"emb_params": random(2, 24)}, "textual inversion"),

@@ -17,8 +17,8 @@ WINDOW = {"gradio", "gradio_client"}
 
 FLOORS: list[set[str]] = [
     {"settings", "events", "workspace", "registry", "files", "processes", "progress", "install"},
-    {"dataset", "families", "methods", "captioners", "axes", "schedules", "weights", "sources", "adapters", "sheet", "infotext", "tokens", "emphasis"}
-    | {"embeddings", "timesteps", "hypernetworks"},
+    {"dataset", "families", "methods", "captioners", "axes", "schedules", "weights", "sources", "adapters", "sheet", "infotext", "tokens"}
+    | {"emphasis", "embeddings", "timesteps", "hypernetworks"},
     {"jobs", "runs", "presets", "foreign", "logs", "models", "plan", "estimate", "grids", "gridpage", "library", "hardware"}
     | {"publishing", "places"},
     {"engine", "launcher", "work_queue", "check", "toolbox"},

@@ -34,9 +34,9 @@ class Counting:
         self.pictures += len(pixels)
         return FAMILY.encode_images(parts, pixels)
 
-    def encode_prompts(self, parts, prompts, clip_skip=1):
+    def encode_prompts(self, parts, prompts, clip_skip=1, max_chunks=1, **how):
         self.captions += len(prompts)
-        return FAMILY.encode_prompts(parts, prompts, clip_skip)
+        return FAMILY.encode_prompts(parts, prompts, clip_skip, max_chunks, **how)
 
 
 def test_what_was_put_comes_back(tmp_path):

@@ -486,6 +486,16 @@ def test_runs_of_loras_are_no_models(workspace):
         find_model(begun.path.name, workspace.models)
 
 
+def test_the_library_takes_them_neither_for_loras_nor_for_broken_ones(workspace, results):
+    from nosnja_gui.library import Library
+
+    library = Library(workspace)
+    while not library.look(5):
+        pass
+    assert "sd1" in {run.identifier for run in library.runs()}
+    assert not [lora for lora in library.loras() if lora.run == "sd1"]
+
+
 def test_the_list_of_models_notices_new_results(workspace):
     from nosnja_gui.models import mark
 

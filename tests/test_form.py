@@ -18,6 +18,7 @@ ALL = [(kind, name) for kind, model in MODELS.items() for name in settings_of(mo
 WRITTEN = {
     "dataset.concepts": [[], ["hats, repeats=5, weight=0.5", "C:/my hats, class=hat"]],
     "hypernetwork.layer_structure": ["1,1", "1, 0.5, 32, 1"],
+    "lora.block_ranks": ["", "mid: 4", "down.0.1: 0, up.*: 1024"],
     "hypernetwork.modules": ["", "768", "320, 99999"],
     "schedule.pieces": ["50%: 0.5", "0%: 1; 12.5 %: .25, 99.9%: 1.0"],
 }

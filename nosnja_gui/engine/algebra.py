@@ -129,7 +129,8 @@ def merge(
     Without a rank the sum is exact: ranks add up where all updates of a module are plain LoRAs, and other kinds (LoHa, LoKr, DoRA,
     whole differences) become whole differences. With a rank each module gets the best approximation of at most that rank. Scales
     are in the factors, alpha is the rank. Weights may be negative; those of 0 don't count. DoRAs change with what they are put on;
-    theirs (and those of OFT) is the change of the base weights. Raises UserError for one of them without `base`, LoRAs of another family, nothing to merge.
+    theirs (and those of OFT) is the change of the base weights. Raises UserError for one of them without `base`, LoRAs of another
+    family, nothing to merge.
     """
     counted = [(adapter, weight) for adapter, weight in adapters if weight]
     _check(rank=rank)

@@ -128,7 +128,7 @@ def averaged(optimizer: torch.optim.Optimizer, settings: OptimizerSettings) -> I
 
 
 def load_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Take over a state that was written and read again. Tensors that an optimiser keeps in its groups go to the parameters' device, too."""
+    """Take over a state that was written and read again. Tensors that it keeps in its groups go to the parameters' device, too."""
     optimizer.load_state_dict(dict(state))
     for group in optimizer.param_groups:
         device = group["params"][0].device

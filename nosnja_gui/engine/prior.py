@@ -30,9 +30,9 @@ def planned(
 ) -> tuple[Picture, ...]:
     """The class pictures of a job, painted already or not: the prompts in turn, each picture with a seed of its own."""
     width, height = square_size(resolution)
-    # A rounded model paints others.
-    packed = [] if job.memory.base_precision == "as_model" else [job.memory.base_precision]
-    about = key_of(fingerprint(model), vae and fingerprint(vae), list(prompts), width, height, job.prior.steps, job.prior.cfg_scale, *packed)
+    about = key_of(fingerprint(model), vae and fingerprint(vae), list(prompts), width, height, job.prior.steps, job.prior.cfg_scale)
+    if job.memory.base_precision != "as_model":  # a rounded model paints others
+        about = key_of(about, job.memory.base_precision)
     folder = workspace.root / FOLDER / f"{file_name(prompts[0], longest=40)}-{about[:12]}"
     return tuple(
         Picture(folder / f"{number + 1:04}.png", prompts[number % len(prompts)], width, height) for number in range(job.prior.images)

@@ -130,16 +130,16 @@ def _unpack_fp8(layer: Any, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _pack_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each row in 255 even steps (Dettmers et al. 2022, section 2.1: row-wise absmax)."""
+    """Each row in 255 even steps (Dettmers et al. 2022, section 2.1: row-wise absmax), of a size that the weight's own format has."""
     import torch
 
     rows, largest = _rows(weight)
-    scales = largest / LARGEST_INT8
-    return (rows / scales).round().to(torch.int8), scales
+    scales = (largest / LARGEST_INT8).to(weight.dtype).float()
+    return (rows / scales).round().clamp(-LARGEST_INT8, LARGEST_INT8).to(torch.int8), scales
 
 
 def _unpack_int8(layer: Any, dtype: torch.dtype) -> torch.Tensor:
-    return (layer.packed * layer.scales).to(dtype).view(layer.shape)
+    return layer.packed.to(dtype).mul_(layer.scales.to(dtype)).view(layer.shape)
 
 
 def _pack_nf4(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

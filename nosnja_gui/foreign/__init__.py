@@ -99,6 +99,8 @@ class Values(dict[str, Any]):
 
     along: frozenset[str] = frozenset()
     """Names of the formats of the files that are given along with this one."""
+    given: frozenset[str] = frozenset()
+    """Names that stand in the file; the others are what its program does without them."""
 
     def __missing__(self, key: str) -> None:
         return None
@@ -222,7 +224,9 @@ def _recognised(name: str, text: str) -> _Source:
     given = Values((form.plain(key), value) for key, value in flat)
     if why := form.refuses(given):
         raise UserError(f"{name} {why}.")
-    return _Source(name, form, flat, form.understood(Values({**form.defaults, **given})))
+    values = Values({**form.defaults, **given})
+    values.given = frozenset(given)
+    return _Source(name, form, flat, form.understood(values))
 
 
 def _judged(source: _Source, settings: dict[str, Any]) -> Iterator[Line]:

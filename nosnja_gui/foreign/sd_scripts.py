@@ -1,8 +1,11 @@
-"""sd-scripts' settings for training a LoRA (`--config_file`), a TOML with or without sections.
+"""sd-scripts' settings (`--config_file`) for a LoRA, a whole model or a new word, a TOML with or without sections.
 
 Names, meanings and defaults are those of kohya-ss/sd-scripts: `library/train_util.py` (`add_*_arguments`, `read_config_from_file`,
-`get_scheduler_fix`, `sample_images_common`, `line_to_prompt_dict`), `library/custom_train_functions.py`, `train_network.py` and
-`networks/lora.py` (rank 4 and alpha 1 where none is said, alpha 0 = rank, a rate that is missing is `learning_rate`).
+`get_scheduler_fix`, `sample_images_common`, `line_to_prompt_dict`, `process_caption`), `library/custom_train_functions.py`,
+`train_network.py` and `networks/lora.py` (rank 4 and alpha 1 where none is said, alpha 0 = rank, a rate that is missing is
+`learning_rate`), `train_db.py`, `fine_tune.py` and `sdxl_train.py` (whole models), `train_textual_inversion.py`. How the schedules
+of transformers (`optimization.py`) and diffusers (`optimization.py`: get_piecewise_constant_schedule) fall is theirs.
+No file says for which script it is; the scripts' own words tell it, and where there are none it is a LoRA's.
 kohya_ss hands its settings to these scripts, so its table builds on this one.
 """
 
@@ -30,6 +33,7 @@ from nosnja_gui.foreign import (
     networks,
     number,
     only,
+    optimizers,
     or_naught,
     or_nothing,
     or_zero,
@@ -53,23 +57,103 @@ MARKS_OF_THE_WINDOW = frozenset(
 )
 MARKS_NEEDED = 2
 
-FINDS_ITS_OWN_RATE = ("prodigy", "dadapt")
-"""Optimisers for which the learning rate is a factor near 1."""
-NEAR_ADAMW8BIT = "pagedadamw8bit adam8bit ademamix8bit pagedademamix8bit"
-STEEPER_THAN_ADAMW = "lion lion8bit pagedlion8bit"
+WORDS_OF_A_LORA = frozenset(
+    words("network_module network_dim network_args network_alpha network_weights network_train_unet_only unet_lr text_encoder_lr")
+)
+WORDS_OF_A_WORD = frozenset(words("token_string num_vectors_per_token init_word use_object_template use_style_template"))
+WORDS_OF_FINE_TUNING = frozenset(words("train_text_encoder learning_rate_te1 learning_rate_te2 block_lr diffusers_xformers"))
+"""Of scripts that train the text encoder only where they are told to; train_db.py trains it unless it is told not to."""
+WORDS_OF_A_WHOLE_MODEL = WORDS_OF_FINE_TUNING | frozenset(words("learning_rate_te stop_text_encoder_training no_token_padding"))
 
-LOUDER = "There is no {name} here. AdamW is taken; {name} wants rates 3 to 10 times lower, so raise the learning rate if nothing is learnt."
 RESUMED = "States to go on from are always kept here."
 ONE_FOLDER = "Repeats stand in names of folders there (10_name): say them as dataset.repeats here."
+ONE_FACTOR = "An optimizer that finds its own rate has one factor for all parts: that of the UNet is taken."
 PARTS_HOLD = "The rates of the parts hold instead."
 SHAPES = "Sides follow from the area and the step here, up to 2:1."
-NOT_SHUFFLED = "Captions stay in their order here."
+NOT_VARIED = "Does nothing unless tags are shuffled or left out."
+CAPTIONS_OF_THE_CLASS = "Class pictures need captions beside them here; the names of folders (1_dress) are none."
+OTHER_METHOD = "Belongs to another kind of training."
 SPEED = "Changes the speed or the memory at most."
 OF_THE_MODEL = "The kind of model is seen from the model itself."
 OTHER_MODELS = "Belongs to another kind of model."
 RECORDS = "Where records are kept; every run has a folder of its own here."
 METADATA = "The file's metadata is written by the program here."
 UPLOADS = "Nothing is sent anywhere here."
+
+
+# What is trained
+
+
+def method(values: Values) -> str:
+    """Ours, by the words in the file."""
+    if values.given & WORDS_OF_A_WORD:
+        return "textual_inversion"
+    return "dreambooth" if values.given & WORDS_OF_A_WHOLE_MODEL and not values.given & WORDS_OF_A_LORA else "lora"
+
+
+def of_method(rule: Rule, *methods: str) -> Rule:
+    """What counts in some kinds of training only; a file of which nothing is known is a LoRA's."""
+    return lambda entry: rule(entry) if (entry.all["method"] or "lora") in methods else Answer("ignored", {}, OTHER_METHOD)
+
+
+def text_encoder_of_a_whole_model(values: Values) -> float | None:
+    """The rate of its text encoder, None where it is not trained."""
+    if values.given & WORDS_OF_FINE_TUNING:
+        trained = flag(values["train_text_encoder"])
+    else:
+        trained = or_nothing(number, values["stop_text_encoder_training"]) != -1
+    own = next(
+        (found for name in ("learning_rate_te", "learning_rate_te1") if (found := or_nothing(number, values[name])) is not None), None
+    )
+    return (or_nothing(number, values["learning_rate"]) if own is None else own) or None if trained else None
+
+
+def whole_or_word(entry: Entry) -> Answer:
+    """The rate of a whole model or of a new word; it also says which of them is trained, as nothing else is in every file."""
+    settings: dict[str, Any] = {"method": entry.all["method"]}
+    rate = or_nothing(number, entry.value)
+    if rate is None or not 0 < rate <= 1:
+        return Answer("approximated", settings, "The learning rate is no number above 0 and up to 1.")
+    settings["optimizer.learning_rate"] = rate
+    if settings["method"] == "dreambooth" and not {"learning_rate_te", "learning_rate_te1", "train_text_encoder"} & entry.all.given:
+        settings["optimizer.text_encoder_learning_rate"] = entry.all["text_encoder_rate"]
+    return Answer("taken", settings, "A whole model is trained." if settings["method"] == "dreambooth" else "A new word is trained.")
+
+
+def rate_of_the_text_encoder(entry: Entry) -> Answer:
+    """What says of a whole model's text encoder whether it is trained, and how fast."""
+    rate = entry.all["text_encoder_rate"]
+    unet = or_nothing(number, entry.all["learning_rate"])
+    if rate and optimizer(entry.all).chosen.finds_rate and rate != unet:
+        return Answer("approximated", {"method": "dreambooth", "optimizer.text_encoder_learning_rate": unet}, ONE_FACTOR)
+    return Answer("taken", {"method": "dreambooth", "optimizer.text_encoder_learning_rate": rate})
+
+
+def stop_text_encoder(entry: Entry) -> Answer:
+    if or_nothing(number, entry.value) == -1:
+        return Answer("taken", {"optimizer.text_encoder_learning_rate": entry.all["text_encoder_rate"]}, "It is not trained at all.")
+    return lacks("What is trained is trained to the end here.")(entry)
+
+
+def token_string(entry: Entry) -> Answer:
+    answer = take_or_leave("textual_inversion.word", text)(entry)
+    if not answer.settings or entry.all["num_vectors_per_token"] is not None:
+        return answer
+    return Answer("taken", {**answer.settings, "textual_inversion.vectors": 1}, "One vector, as the file says nothing else.")
+
+
+def template(kind: str) -> Rule:
+    return lambda entry: Answer("taken", {"textual_inversion.templates": kind}) if flag(entry.value) else OFF
+
+
+def precision(entry: Entry) -> Answer:
+    answer = PRECISIONS(entry)
+    if entry.all["method"] != "dreambooth" or answer.settings.get("model.precision") != "float16":
+        return answer
+    return Answer("approximated", {"model.precision": "auto"}, "Trained weights stay float32; the program chooses what it computes in.")
+
+
+# Rates and optimisers
 
 
 def rates(values: Values) -> tuple[float | None, float | None, str]:
@@ -82,13 +166,14 @@ def rates(values: Values) -> tuple[float | None, float | None, str]:
     text_encoder = common if text_encoder is None else text_encoder
     if flag(values["network_train_unet_only"]) or not text_encoder:
         text_encoder = None
-    optimizer = str(values["optimizer_type"] or "").lower()
-    if optimizer.startswith(FINDS_ITS_OWN_RATE) and text_encoder and text_encoder != unet:
-        return unet, unet, "An optimizer that finds its own rate has one factor for all parts: that of the UNet is taken."
+    if optimizer(values).chosen.finds_rate and text_encoder and text_encoder != unet:
+        return unet, unet, ONE_FACTOR
     return unet, text_encoder, ""
 
 
 def learning_rate(entry: Entry) -> Answer:
+    if entry.all["method"] in ("dreambooth", "textual_inversion"):
+        return whole_or_word(entry)
     unet, text_encoder, why = rates(entry.all)
     settings = {}
     if or_nothing(number, entry.all["unet_lr"]) is None:
@@ -126,20 +211,13 @@ def unet_only(entry: Entry) -> Answer:
     return Answer("taken", {"optimizer.text_encoder_learning_rate": None})
 
 
+def optimizer(values: Values) -> optimizers.Wanted:
+    return optimizers.wanted(str(values["optimizer_type"] or "AdamW"))
+
+
 def optimizer_type(entry: Entry) -> Answer:
-    name = str(entry.value or "AdamW").rpartition(".")[2]
-    plain = name.lower()
-    settings: dict[str, Any] = {"optimizer.name": "adamw8bit" if plain in ("adamw8bit", *words(NEAR_ADAMW8BIT)) else "adamw"}
-    if plain.startswith(FINDS_ITS_OWN_RATE):
-        why = "" if plain == "prodigy" else f"There is no {name} here; Prodigy, which comes of it, is taken."
-        return Answer("approximated" if why else "taken", {"optimizer.name": "prodigy"}, why)
-    if plain in ("adamw", "adamw8bit"):
-        return Answer("taken", settings)
-    if plain in words(STEEPER_THAN_ADAMW):
-        return Answer("approximated", settings, LOUDER.format(name=name))
-    if plain in words(NEAR_ADAMW8BIT):
-        return Answer("approximated", settings, f"There is no {name} here; AdamW8bit comes near it.")
-    return Answer("approximated", settings, f"There is no {name} here; AdamW is taken, which may want another learning rate.")
+    given = optimizers.spread(arguments(entry.all["optimizer_args"]))
+    return optimizers.wanted(str(entry.value or "AdamW")).answer(given)
 
 
 def old_switch(name: str) -> Rule:
@@ -155,12 +233,19 @@ def arguments(value: Any) -> dict[str, str]:
 
 def optimizer_args(entry: Entry) -> Answer:
     given = arguments(entry.value)
-    decay = or_nothing(number, given.pop("weight_decay", None))
-    settings = {} if decay is None else {"optimizer.weight_decay": decay}
-    if given:
-        why = f"There are no such settings here: {', '.join(given)}."
-        return Answer("approximated" if settings else "no counterpart", settings, why)
-    return Answer("taken", settings) if settings else EMPTY
+    if not given:
+        return EMPTY
+    chosen = optimizer(entry.all)
+    steps = or_nothing(number, given.pop("warmup_steps", None)) if chosen.chosen.averages else None
+    answer = optimizers.all_arguments(given, chosen) if given else EMPTY
+    if steps is None:
+        return answer
+    rising = warmup(steps, False, total_steps(entry.all))
+    verdict = "approximated" if "approximated" in (answer.verdict, rising.verdict) else "taken"
+    return Answer(verdict, {**answer.settings, **rising.settings}, " ".join(filter(None, (answer.reason if given else "", rising.reason))))
+
+
+# Schedules and length
 
 
 SCHEDULES: Rule = choose(
@@ -168,21 +253,89 @@ SCHEDULES: Rule = choose(
     {
         "constant": "constant", "constant_with_warmup": "constant", "linear": "linear", "cosine": "cosine",
         "cosine_with_restarts": "cosine_with_restarts", "polynomial": "polynomial", "": "constant",
+        "cosine_with_min_lr": "cosine", "inverse_sqrt": "inverse_sqrt",
     },
-    {
-        "cosine_with_min_lr": ("cosine", "Cosine falls to zero here."),
-        "warmup_stable_decay": ("constant", "There is no such schedule here; it is constant most of the time, so constant is taken."),
-        "piecewise_constant": ("constant", "There is no such schedule here; constant is taken."),
-        "inverse_sqrt": ("cosine", "There is no such schedule here; cosine falls, too."),
-    },
-    ("constant", "There is no such schedule here; constant is taken."),
+    other=("constant", "There is no such schedule here; constant is taken."),
 )  # fmt: skip
+FALLS = {"linear": "linear", "1-sqrt": "sqrt"}
+"""Of transformers' warmup_stable_decay, whose own is a cosine."""
+
+
+def total_steps(values: Values) -> float | None:
+    """None where epochs say it, as nobody knows how many steps they have."""
+    return None if not is_off(values["max_train_epochs"]) else or_nothing(number, values["max_train_steps"])
+
+
+def without_schedule(values: Values) -> str:
+    """Why the file's schedule does nothing there; empty where it does."""
+    chosen = optimizer(values)
+    if chosen.chosen.averages:
+        return "That optimizer has no schedule."
+    own = arguments(values["optimizer_args"]).get("relative_step")
+    return "Adafactor sets its rate by itself." if chosen.name == "adafactor" and (own is None or flag(own)) else ""
 
 
 def lr_scheduler(entry: Entry) -> Answer:
     if not is_off(entry.all["lr_scheduler_type"]):
         return Answer("ignored", {}, "lr_scheduler_type holds instead.")
+    if why := without_schedule(entry.all):
+        return Answer("taken", {"schedule.name": "constant"}, why)
+    name, given = str(entry.value or "").strip().lower(), arguments(entry.all["lr_scheduler_args"])
+    if name == "warmup_stable_decay":
+        settings = {"schedule.name": "wsd", "schedule.decay": FALLS.get(given.get("decay_type", "cosine"), "linear")}
+        if is_off(entry.all["lr_decay_steps"]):
+            settings["schedule.decay_share"] = 0.0
+        same = given.get("decay_type") in FALLS or "schedule.decay_share" in settings
+        return Answer("taken" if same else "approximated", settings, "" if same else "It falls straight here, there along half a cosine.")
+    if name == "piecewise_constant":
+        return piecewise(given.get("step_rules", ""), total_steps(entry.all))
     return SCHEDULES(entry)
+
+
+def piecewise(rules: str, total: float | None) -> Answer:
+    """diffusers' rules, `1:10,0.1:20,0.01`: a factor until a step each, and one for the rest."""
+    *steps, last = [rule.split(":") for rule in rules.split(",")]
+    try:
+        if not total:
+            why = "It goes by shares of the training here, and how many steps there will be the file doesn't say: constant is taken."
+            return Answer("approximated", {"schedule.name": "constant"}, why)
+        ends = [0.0, *(number(end) for _, end in steps)]
+        pieces = [(100 * start / total, number(rule[0])) for start, rule in zip(ends, [*steps, last], strict=True)]
+    except ValueError:
+        return Answer("approximated", {"schedule.name": "constant"}, "Its step_rules are not readable; constant is taken.")
+    shown = ", ".join(f"{start:.6g}%: {share:g}" for start, share in pieces if start < 100 and (start, share) != (0, 1))
+    return Answer("taken", {"schedule.name": "piecewise_constant", "schedule.pieces": shown or "0%: 1"})
+
+
+def decay_steps(entry: Entry) -> Answer:
+    if is_off(entry.value):
+        return Answer("taken", {"schedule.decay_share": 0.0})
+    value, total = or_nothing(number, entry.value), total_steps(entry.all)
+    if isinstance(entry.value, float) and value is not None:
+        return Answer("taken", {"schedule.decay_share": value})
+    if value is None or not total:
+        return Answer("no counterpart", {}, "It is a share of all steps here, and how many there will be the file doesn't say.")
+    return Answer("taken", {"schedule.decay_share": round(min(value / total, 1.0), 4)}, f"{value:g} of {total:g} steps.")
+
+
+def scheduler_args(entry: Entry) -> Answer:
+    given, name = arguments(entry.value), str(entry.all["lr_scheduler"]).lower()
+    known = {"warmup_stable_decay": "decay_type", "piecewise_constant": "step_rules"}.get(name)
+    if lost := [argument for argument in given if argument != known]:
+        return Answer("no counterpart", {}, f"There are no such settings here: {', '.join(lost)}.")
+    return Answer("ignored", {}, "What it says is in the schedule already.") if given else EMPTY
+
+
+def num_cycles(entry: Entry) -> Answer:
+    once = with_schedule("cosine_with_min_lr warmup_stable_decay", only("The rate falls once here.", 1))
+    restarts = with_schedule("cosine_with_restarts", take_or_leave("schedule.restarts", whole))
+    return (restarts if str(entry.all["lr_scheduler"]).lower() == "cosine_with_restarts" else once)(entry)
+
+
+def timescale(entry: Entry) -> Answer:
+    if is_off(entry.value) or or_nothing(number, entry.value) == or_nothing(number, entry.all["lr_warmup_steps"]):
+        return Answer("ignored", {}, "As it is here.")
+    return Answer("no counterpart", {}, "The longer the warmup, the slower it falls here.")
 
 
 def lr_scheduler_type(entry: Entry) -> Answer:
@@ -190,7 +343,7 @@ def lr_scheduler_type(entry: Entry) -> Answer:
     if not name:
         return EMPTY
     own = "constant" if "constant" in name else "linear" if "linear" in name else "polynomial" if "polynomial" in name else "cosine"
-    own = "cosine_with_restarts" if "restart" in name else own
+    own = "cosine_with_restarts" if "restart" in name else "rex" if "rex" in name else own
     return Answer("approximated", {"schedule.name": own}, "Classes of other libraries are not loaded here; this comes nearest by its name.")
 
 
@@ -209,17 +362,21 @@ def warmup(value: float, is_share: bool, total: float | None) -> Answer:
 
 def lr_warmup_steps(entry: Entry) -> Answer:
     value = entry.all["lr_warmup_steps"]
+    if optimizer(entry.all).chosen.averages and "warmup_steps" in arguments(entry.all["optimizer_args"]):
+        return Answer("ignored", {}, "The warmup_steps of the optimizer hold instead.")
+    if without_schedule(entry.all) or str(entry.all["lr_scheduler"]).lower() == "piecewise_constant":
+        return Answer("taken", {"schedule.warmup_share": 0.0}, "There is no warmup in such a training.")
     steps = 0.0 if is_off(value) else or_nothing(number, value)
     if steps is None:
         return Answer("no counterpart", {}, "This is no number.")
-    total = None if not is_off(entry.all["max_train_epochs"]) else or_nothing(number, entry.all["max_train_steps"])
-    return warmup(steps, isinstance(value, float) or (isinstance(value, str) and not value.strip().isdigit()), total)
+    is_share = isinstance(value, float) or (isinstance(value, str) and not value.strip().isdigit())
+    return warmup(steps, is_share, total_steps(entry.all))
 
 
-def with_schedule(name: str, rule: Rule) -> Rule:
-    """What counts with one schedule only."""
+def with_schedule(names: str, rule: Rule) -> Rule:
+    """What counts with some schedules only."""
     return lambda entry: (
-        rule(entry) if str(entry.all["lr_scheduler"]).lower() == name else Answer("ignored", {}, "Does nothing with this schedule.")
+        rule(entry) if str(entry.all["lr_scheduler"]).lower() in words(names) else Answer("ignored", {}, "Does nothing with this schedule.")
     )
 
 
@@ -316,6 +473,45 @@ def clip_skip(entry: Entry) -> Answer:
 def if_on(other: str, rule: Rule, otherwise: str) -> Rule:
     """What counts only while another setting is on."""
     return lambda entry: Answer("ignored", {}, otherwise) if is_off(entry.all[other]) else rule(entry)
+
+
+def varies(entry: Entry) -> bool:
+    """Whether captions are shown in another way each time; where another file may say it, they may be."""
+    if entry.all.along & {"sd_scripts", "kohya_ss", "kohya_dataset"}:
+        return True
+    return flag(entry.all["shuffle_caption"]) or not (
+        is_off(entry.all["caption_tag_dropout_rate"]) and is_off(entry.all["token_warmup_step"])
+    )
+
+
+def of_tags(rule: Rule) -> Rule:
+    return lambda entry: rule(entry) if varies(entry) else Answer("ignored", {}, NOT_VARIED)
+
+
+def tag_warmup(entry: Entry) -> Answer:
+    """Below 1 a share of all steps, else steps."""
+    value = or_nothing(or_naught, entry.value)
+    if value is None or value < 0:
+        return Answer("no counterpart", {}, "This is no number above 0.")
+    if value < 1:
+        return Answer("taken", {"dataset.tag_warmup": value})
+    if not (total := total_steps(entry.all)):
+        return Answer("no counterpart", {}, "It is a share of all steps here, and how many there will be the file doesn't say.")
+    return Answer("taken", {"dataset.tag_warmup": round(min(1.0, value / total), 4)}, f"{value:g} of {total:g} steps.")
+
+
+CAPTION_TOKENS = choose("dataset.caption_tokens", {"": 75, "0": 75, "none": 75, "75": 75, "150": 150, "225": 225})
+
+
+def class_pictures(entry: Entry) -> Answer:
+    answer = take_or_leave("prior.folder", text)(entry)
+    return Answer("approximated", answer.settings, CAPTIONS_OF_THE_CLASS) if answer.settings else answer
+
+
+def prior_weight(entry: Entry) -> Answer:
+    if is_off(entry.all["reg_data_dir"]) and "kohya_dataset" not in entry.all.along:
+        return Answer("ignored", {}, "No regularisation pictures.")
+    return take("prior.weight", number)(entry)
 
 
 def caption_extension(entry: Entry) -> Answer:
@@ -466,7 +662,8 @@ TABLE: dict[str, Rule] = {
     "sample_prompts": lacks("A file with prompts is not opened: copy its lines into the preview prompts."),
     # The model.
     "clip_skip": clip_skip,
-    "mixed_precision": PRECISIONS,
+    "mixed_precision": precision,
+    **every("full_fp16 full_bf16", lacks("The weights that are trained stay in float32 here.")),
     **every("v2 sdxl", passed(OF_THE_MODEL)),
     "v_parameterization": predicts_v,
     "vae": take_or_leave("model.vae", text),
@@ -481,6 +678,17 @@ TABLE: dict[str, Rule] = {
     "network_weights": take_or_leave("lora.start_from", text),
     "scale_weight_norms": take("lora.max_norm", networks.or_none(number)),
     "learning_rate": learning_rate,
+    **every("learning_rate_te train_text_encoder", of_method(rate_of_the_text_encoder, "dreambooth")),
+    "learning_rate_te1": of_method(rate_of_the_text_encoder, "dreambooth"),
+    "learning_rate_te2": of_method(lacks("There is one rate for all text encoders here: the first one's."), "dreambooth"),
+    "stop_text_encoder_training": of_method(stop_text_encoder, "dreambooth"),
+    "block_lr": of_method(lacks("There is one rate for the whole UNet here."), "dreambooth"),
+    "no_token_padding": lacks("Captions are always filled up to their full length here."),
+    "token_string": of_method(token_string, "textual_inversion"),
+    "num_vectors_per_token": of_method(take("textual_inversion.vectors", whole), "textual_inversion"),
+    "init_word": of_method(take_or_leave("textual_inversion.initial_text", text), "textual_inversion"),
+    "use_object_template": of_method(template("object"), "textual_inversion"),
+    "use_style_template": of_method(template("style"), "textual_inversion"),
     "unet_lr": unet_lr,
     "text_encoder_lr": text_encoder_lr,
     "optimizer_type": optimizer_type,
@@ -491,7 +699,11 @@ TABLE: dict[str, Rule] = {
     "lr_scheduler": lr_scheduler,
     "lr_scheduler_type": lr_scheduler_type,
     "lr_warmup_steps": lr_warmup_steps,
-    "lr_scheduler_num_cycles": with_schedule("cosine_with_restarts", take_or_leave("schedule.restarts", whole)),
+    "lr_scheduler_args": scheduler_args,
+    "lr_decay_steps": with_schedule("warmup_stable_decay", decay_steps),
+    "lr_scheduler_min_lr_ratio": with_schedule("cosine_with_min_lr warmup_stable_decay", take("schedule.end_share", or_naught)),
+    "lr_scheduler_timescale": with_schedule("inverse_sqrt", timescale),
+    "lr_scheduler_num_cycles": num_cycles,
     "lr_scheduler_power": with_schedule("polynomial", take_or_leave("schedule.power", number)),
     "max_train_epochs": max_train_epochs,
     "max_train_steps": max_train_steps,
@@ -519,8 +731,8 @@ TABLE: dict[str, Rule] = {
     "alpha_mask": masked_by("alpha"),
     "conditioning_data_dir": lacks("Masks are found beside the pictures here: in a folder masks, or named like NAME-mask.png."),
     "seed": seed,
-    "prior_loss_weight": if_on("reg_data_dir", lacks("There are no regularisation pictures here."), "No regularisation pictures."),
-    "reg_data_dir": lacks("There are no regularisation pictures here."),
+    "prior_loss_weight": prior_weight,
+    "reg_data_dir": class_pictures,
     "loss_type": choose("loss.kind", {"l2": "mse", "": "mse", "l1": "l1", "huber": "huber", "smooth_l1": "smooth_l1"}),
     "huber_c": of_huber(take("loss.huber_c", number)),
     "huber_schedule": of_huber(
@@ -541,13 +753,19 @@ TABLE: dict[str, Rule] = {
     "flip_aug": take("dataset.flip", flag),
     "caption_dropout_rate": take("dataset.caption_dropout", or_naught),
     "caption_extension": caption_extension,
-    "shuffle_caption": lacks(NOT_SHUFFLED),
-    **every(
-        "keep_tokens keep_tokens_separator secondary_separator caption_separator",
-        if_on("shuffle_caption", lacks(NOT_SHUFFLED), "Does nothing unless captions are shuffled."),
-    ),
+    "caption_dropout_every_n_epochs": lacks("Captions are left out by chance only here."),
+    "shuffle_caption": take("dataset.shuffle_tags", flag),
+    "keep_tokens": of_tags(take("dataset.keep_tokens", or_zero)),
+    "caption_tag_dropout_rate": take("dataset.tag_dropout", or_naught),
+    "token_warmup_step": tag_warmup,
+    "token_warmup_min": if_on("token_warmup_step", only("One tag more than those in front is there from the start here.", 1), NOT_VARIED),
+    "keep_tokens_separator": of_tags(lacks("Tags in front are counted here, not marked.")),
+    "caption_separator": of_tags(only("Tags stand between commas here.", ",")),
+    "secondary_separator": lacks("Tags stand between commas here."),
+    "enable_wildcard": lacks("Captions are taken by the letter here."),
+    "weighted_captions": take("dataset.weighted_captions", flag),
     **every("caption_prefix caption_suffix", lacks("Write it into the captions.")),
-    "max_token_length": only("Captions are cut after 75 tokens here.", 75),
+    "max_token_length": CAPTION_TOKENS,
     **every("cache_latents cache_latents_to_disk", always("Always on here.")),
     "validation_split": take("dataset.validation_share", or_naught),
     "validate_every_n_epochs": take_or_leave("validation.every_epochs", whole),
@@ -555,8 +773,8 @@ TABLE: dict[str, Rule] = {
     "save_precision": FILE_PRECISIONS,
     "save_every_n_epochs": take("saving.every_epochs", or_zero),
     "save_every_n_steps": take("saving.every_steps", or_zero),
-    "save_model_as": passed("A LoRA is always saved as safetensors here."),
-    **every("save_last_n_epochs save_last_n_steps", lacks("All LoRA files are kept here.")),
+    "save_model_as": passed("What is trained is always saved as safetensors here."),
+    **every("save_last_n_epochs save_last_n_steps", lacks("All files are kept here.")),
     "sample_every_n_epochs": every_epochs,
     "sample_every_n_steps": every_steps,
     "sample_at_first": take("preview.before_training", flag),
@@ -593,6 +811,11 @@ TABLE: dict[str, Rule] = {
         passed(OTHER_MODELS),
     ),
 }
+OF_A_LORA = words(
+    "network_module network_dim network_alpha network_dropout network_args network_train_unet_only network_train_text_encoder_only "
+    "network_weights scale_weight_norms unet_lr text_encoder_lr"
+)
+TABLE.update({key: of_method(TABLE[key], "lora") for key in OF_A_LORA})
 
 DEFAULTS: dict[str, Any] = {
     "network_module": "networks.lora",
@@ -609,6 +832,8 @@ DEFAULTS: dict[str, Any] = {
     "mixed_precision": "no",
     "save_precision": "float",
     "save_every_n_epochs": None,
+    "keep_tokens": 0,
+    "max_token_length": None,
 }
 
 
@@ -639,6 +864,8 @@ def understood(values: Values) -> Values:
     for switch, name in (("use_8bit_adam", "AdamW8bit"), ("use_lion_optimizer", "Lion")):
         if flag(values[switch]):
             values["optimizer_type"] = name
+    values["method"] = method(values)
+    values["text_encoder_rate"] = text_encoder_of_a_whole_model(values)
     return values
 
 

@@ -5,9 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from nosnja_gui.dataset import concepts
-
 from nosnja_gui.settings import Settings, Shown, Slider
-
 
 WINDOW_TITLES = {75: "75 tokens", 150: "150 tokens", 225: "225 tokens"}
 

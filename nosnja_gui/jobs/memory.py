@@ -11,9 +11,7 @@ BASE_PRECISION_TITLES = {"as_model": "As the model", "fp8": "fp8 (8 bits)", "int
 
 
 class MemorySettings(Settings):
-    base_precision: Annotated[
-        BasePrecision, Field(title="Number format of the frozen base model"), Shown(titles=BASE_PRECISION_TITLES)
-    ] = "as_model"
-    """Keeps the model below a LoRA smaller, each step takes longer: int8 and fp8 halve it, nf4 saves most and rounds most; int8 is usual."""
+    base_precision: Annotated[BasePrecision, Field(title="Format of the frozen model"), Shown(titles=BASE_PRECISION_TITLES)] = "as_model"
+    """Number format of the model below a LoRA: int8 and fp8 halve its memory, nf4 saves more and rounds more; steps take longer."""
     fused_backward: Annotated[bool, Field(title="Fused backward pass")] = False
     """Updates each weight as soon as its gradient is there, so that gradients never exist all at once: saves 4 bytes a trained weight."""

@@ -74,15 +74,15 @@ class PreviewSettings(Settings):
 
 class SavingSettings(Settings):
     every_epochs: Annotated[int, Field(ge=0, title="Every so many epochs"), Slider(0, 10, 1)] = 1
-    """Save a LoRA file after every so many epochs; 0 only at the end."""
+    """Save what is trained after every so many epochs; 0 only at the end."""
     every_steps: Annotated[int, Field(ge=0, title="Every so many steps"), Slider(0, 2000, 50)] = 0
-    """Save a LoRA file after every so many steps; 0 for none."""
+    """Save what is trained after every so many steps; 0 for none."""
     checkpoint_every_steps: Annotated[int, Field(ge=0, title="State to resume from, every so many steps"), Slider(0, 2000, 50)] = 250
     """Save the state to resume from after every so many steps; 0 only when stopped and at the end of an epoch that saves."""
     keep_checkpoints: Annotated[int, Field(ge=1, title="States kept"), Slider(1, 10, 1)] = 2
-    """How many states to resume from are kept; LoRA files are all kept."""
+    """How many states to resume from are kept; trained files are all kept."""
     precision: Annotated[Literal["float16", "bfloat16", "float32"], Field(title="Precision of the file")] = "float16"
-    """Number format of the saved LoRA: float16 is half as large and good enough."""
+    """Number format of the saved file: float16 is half as large and good enough."""
     layout: Annotated[Layout, Field(title="Layout of the file"), Shown(titles=LAYOUT_TITLES)] = "kohya"
     """For which programs the file is written: nearly all read kohya's layout; the others can be made of it later."""
 
@@ -97,9 +97,9 @@ class ValidationSettings(Settings):
 class TrainJob(Settings):
     job: Literal["train"] = "train"
     name: Annotated[str, Shown(essential=True)] = "lora"
-    """The LoRA file and the run's folder are called after it."""
+    """The trained file and the run's folder are called after it."""
     trigger: Annotated[str, Field(title="Trigger word"), Shown(essential=True)] = ""
-    """Stands in the captions, and in the LoRA's metadata, so that its users find it."""
+    """Stands in the captions, and in the file's metadata, so that its users find it."""
     model: Annotated[ModelSettings, Field(title="Model")] = ModelSettings()
     dataset: Annotated[DatasetSettings, Field(title="Pictures")] = DatasetSettings()
     method: Annotated[Literal["lora", "dreambooth", "hypernetwork", "textual_inversion", "pivotal"], Shown(titles=METHOD_TITLES)] = "lora"

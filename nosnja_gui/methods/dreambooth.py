@@ -80,7 +80,7 @@ class Dreambooth:
             found["method"] = f"The whole model can't be trained for {family.title}, whose files can't be written: choose LoRA."
         elif any(_words(source, part) != CLIP_WORDS for part in family.adapter_parts if part.startswith("text_encoder")):
             found["model.path"] = (
-                f"{source.path} has words of its own in its text encoder, which no single file can hold: choose another base model, or LoRA."
+                f"{source.path} has words of its own in its text encoder, which no single file can hold: choose another model, or LoRA."
             )
         if recipe.precision == "float16":
             found["model.precision"] = (

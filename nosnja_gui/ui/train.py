@@ -17,7 +17,7 @@ import gradio as gr
 from nosnja_gui import foreign, presets, schedules, timesteps, work_queue
 from nosnja_gui.dataset import reading
 from nosnja_gui.dataset import trigger as triggers
-from nosnja_gui.estimate import Advice, Estimate, estimate
+from nosnja_gui.estimate import Advice, Estimate, Fitted, estimate, fit
 from nosnja_gui.jobs import LossSettings, TrainJob
 from nosnja_gui.methods import METHODS
 from nosnja_gui.models import find_model, identify, list_models, list_vaes, mark, native_size
@@ -78,7 +78,7 @@ class Train:
                     self.dataset = widget("train_dataset", {}, elem_id="field-dataset-path")
                     form.add("model.path", "name", "trigger")
                 with gr.Column(elem_classes="nosnja-train-group"):
-                    form.add("method")
+                    form.add("method", classes="one")
                 rates = ("optimizer.learning_rate", "optimizer.text_encoder_learning_rate")
                 course = [name for name in form.settings if name.startswith("schedule.")]
                 self._group(t("Learning"), "rate", *rates, *course)
@@ -251,9 +251,19 @@ class Train:
         return [*skips, gr.skip(), card, {**bar, "said": said, "at": time.time()}, side]
 
     def advised(self, wish: dict[str, Any], language: str, dataset: str, preset: str, *given: Any) -> list[Any]:
-        """An advice was clicked: its changes are made."""
+        """An advice was clicked: its changes are made; or all were left to the program, which says what it chose."""
+        if wish.get("fit"):
+            return self.fitted(language, dataset, preset, self.form.given(given))
         changes = wish.get("changes") if isinstance(wish.get("changes"), dict) else {}
         return self.set_fields(dataset, preset, self.form.given(given), self.form.values(changes), language)
+
+    def fitted(self, language: str, dataset: str, preset: str, raw: Mapping[str, Any]) -> list[Any]:
+        """The fields take what makes the training fit into the memory that is free."""
+        values, base = self.form.values(raw), self.base(preset)
+        job = sound_job(self.form, values, dataset, base, self.form.problems(values, language))
+        found = fit(job, plan_training(job, self.workspace), self.workspace)
+        *others, side = self.set_fields(dataset, preset, raw, found.changes, language)
+        return [*others, {**side, "estimate": {**side["estimate"], "fitted": fitting(found, language)}}]
 
     def suggested(self, language: str, dataset: str, preset: str, *given: Any) -> list[Any]:
         raw = self.form.given(given)
@@ -453,9 +463,7 @@ def see(
     A refused value is replaced by the preset's for the drawing, and the drawing is said to be stale.
     """
     refused = form.problems(values, language)
-    sound = {name: value for name, value in values.items() if name not in refused}
-    job = form.job({**form.defaults(), **base, **sound, "dataset.path": dataset})
-    assert isinstance(job, TrainJob)
+    job = sound_job(form, values, dataset, base, refused)
     plan = plan_training(job, workspace)
     guess = estimate(job, plan, workspace)
     problems = {**refused, **{name: text for name, text in plan.problems.items() if name not in refused}}
@@ -492,6 +500,14 @@ def see(
     }  # fmt: skip
 
 
+def sound_job(form: Form, values: Mapping[str, Any], dataset: str, base: Mapping[str, Any], refused: Mapping[str, str]) -> TrainJob:
+    """The job of a form, with the preset's values in the place of those that are refused."""
+    sound = {name: value for name, value in values.items() if name not in refused}
+    job = form.job({**form.defaults(), **base, **sound, "dataset.path": dataset})
+    assert isinstance(job, TrainJob)
+    return job
+
+
 def usual_sides(job: TrainJob, plan: TrainPlan, workspace: Workspace) -> dict[str, int]:
     """What sides in pixels come to that are left empty: the model's own, and of previews that of the training."""
     try:
@@ -513,6 +529,15 @@ def basis(guess: Estimate, language: str) -> str:
     return say(language, "Known when pictures and a base model are chosen.")
 
 
+def fitting(found: Fitted, language: str) -> dict[str, Any]:
+    """What was chosen to make a training fit, for people."""
+    chosen = [{"text": advised(one, language), "saves": one.saves_bytes} for one in found.advice]
+    if found.estimate.fits is not False:
+        return {"chosen": chosen, "said": ""}
+    said = say(language, "It cannot be made to fit: end other programs that use this memory, or choose a smaller model.")
+    return {"chosen": chosen, "said": said}
+
+
 def advised(advice: Advice, language: str) -> str:
     """What a change that saves memory would do, for people."""
     new = advice.changes
@@ -526,6 +551,12 @@ def advised(advice: Advice, language: str) -> str:
             return say(language, "AdamW8bit instead of AdamW: hardly any difference.")
         case "lion8bit":
             return say(language, "Lion8bit instead of Lion: hardly any difference.")
+        case "int8":
+            return say(language, "The frozen model in int8: hardly any difference, and slower.")
+        case "nf4":
+            return say(language, "The frozen model in nf4: rounded to 16 steps, and slower.")
+        case "fused_backward":
+            return say(language, "Fused backward pass; gradients are not shortened with it.")
         case "text_encoder":
             return say(language, "Leave the text encoder alone: the trigger word is learned a little later.")
         case "resolution":

@@ -1,5 +1,5 @@
 // What the settings beside it come to: problems, the number of steps, the learning rate's curve, memory and time.
-// props.value: see ui/train.py, `see`. Fires "advise" {changes}, "suggest", "go" {tab}.
+// props.value: see ui/train.py, `see`. Fires "advise" {changes} or {fit}, "suggest", "go" {tab}.
 const {h, T} = nosnja;
 const root = element.firstElementChild;
 const whole = (number) => (Number.isFinite(number) ? Math.round(number).toLocaleString(nosnja.language) : "–");
@@ -38,7 +38,7 @@ const drawCount = (count) => {
       {class: "facts"},
       fact(short(count.passes), T("times each picture is seen")),
       fact(whole(count.steps_per_epoch), T("steps an epoch")),
-      fact(whole(count.saves), T("LoRA files saved")),
+      fact(whole(count.saves), T("files saved")),
       fact(whole(count.samples), T("preview pictures")),
       count.held_out ? fact(whole(count.held_out), T("pictures held out")) : null,
     ),
@@ -67,6 +67,16 @@ const drawRate = (value) => {
   );
 };
 
+/** What the program chose when it was left to it. */
+const fitted = (found) => {
+  if (!found) return [];
+  const line = (one) => h("li", {}, one.text, one.saves ? h("span", {class: "nosnja-muted"}, " ", T("saves {bytes}", {bytes: nosnja.bytes(one.saves)})) : null);
+  return [
+    found.chosen.length ? h("div", {class: "fitted"}, h("b", {}, T("Chosen:")), h("ul", {}, found.chosen.map(line))) : null,
+    found.said ? h("p", {class: "fitted-not"}, found.said) : null,
+  ];
+};
+
 const drawCost = (cost) => {
   const known = Number.isFinite(cost.memory) && cost.memory > 0;
   const room = cost.free || cost.of;
@@ -91,6 +101,7 @@ const drawCost = (cost) => {
     ),
     h("div", {class: `bar ${state}`, role: "img", "aria-label": verdict}, h("i", {class: "others", title: T("used by others"), style: {width: `${used * 100}%`}}), h("i", {style: {width: `${Math.min(1 - used, share) * 100}%`}})),
     h("p", {class: "nosnja-muted"}, cost.basis || ""),
+    ...fitted(cost.fitted),
     ...(cost.advice || []).map((advice) =>
       h(
         "div",
@@ -100,6 +111,18 @@ const drawCost = (cost) => {
         h("button", {type: "button", class: "nosnja-button", onclick: () => trigger("advise", {changes: advice.changes})}, T("Do it")),
       ),
     ),
+    (cost.advice || []).length && cost.fits === false
+      ? h(
+          "div",
+          {class: "advice fit"},
+          h("span", {}, T("All that is needed at once, what leaves the result as it is first.")),
+          h(
+            "button",
+            {type: "button", class: "nosnja-button primary", onclick: () => trigger("advise", {fit: true})},
+            cost.device ? T("Fit to my GPU") : T("Fit to this machine"),
+          ),
+        )
+      : null,
   );
 };
 
