@@ -197,7 +197,8 @@ def add_presets(verbs: Any) -> None:
         "presets",
         "presets import my-kohya-settings.json --name Mine",
         "presets import config.toml dataset.toml",
-        more="Settings of kohya_ss, sd-scripts and OneTrainer for a LoRA are read; what became of each is listed.",
+        more="Settings of kohya_ss, sd-scripts and OneTrainer are read, for a LoRA, a whole model or a new word (textual inversion); "
+        "what became of each is listed.",
     )
     added.add_argument("action", nargs="?", choices=["import"], help="make a preset of the settings in FILE")
     added.add_argument("files", nargs="*", type=Path, metavar="FILE", help="the settings, and files that belong to them (a dataset's)")

@@ -439,6 +439,7 @@ def _size_of_step(job: TrainJob, resolution: int) -> tuple[Any, ...]:
     return (
         job.dataset.resolution or resolution, training.batch_size, training.gradient_accumulation,
         training.gradient_checkpointing, trains_text, job.model.precision, job.memory.base_precision,
+        METHODS[job.method].whole,
     )  # fmt: skip
 
 

@@ -252,6 +252,7 @@ def check_zero_terminal_snr(job: TrainJob, family: Family, source: Source) -> No
 
 
 TOO_HIGH_FOR_HYPERNETWORKS = 1e-3
+TOO_HIGH_FOR_WHOLE_MODELS = 5e-5
 LEAST_FACTOR = 0.1
 """Rates from here on are factors of an optimiser that finds its own rate."""
 
@@ -352,6 +353,8 @@ def remarks(job: TrainJob, data: Dataset, of_pictures: Sequence[Concept], total:
     yield from rate_remarks(job.optimizer)
     if job.method == "hypernetwork" and TOO_HIGH_FOR_HYPERNETWORKS <= job.optimizer.learning_rate < LEAST_FACTOR:
         yield f"A learning rate of {job.optimizer.learning_rate:g} ruins a hypernetwork in a few steps: 1e-5 is usual."
+    if METHODS[job.method].whole and TOO_HIGH_FOR_WHOLE_MODELS <= job.optimizer.learning_rate < LEAST_FACTOR:
+        yield f"A learning rate of {job.optimizer.learning_rate:g} ruins a whole model in a few steps: 5e-6 is usual."
     for problem in data.problems:
         yield f"{problem}{', so it is left out' if problem.left_out else ''}."
     without = [picture.name for picture in data.pictures if not (picture.caption or "").strip()]

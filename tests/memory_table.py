@@ -23,8 +23,8 @@ from unittest.mock import patch
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 CHECKPOINTED = {"training.gradient_checkpointing": True}
-WHOLE = {"method": "dreambooth", "optimizer.max_grad_norm": 0.0, "optimizer.name": "adamw8bit"}
-ATTENTION = {**WHOLE, "optimizer.name": "adamw", "dreambooth.trains": "attention"}
+WHOLE = {"method": "dreambooth", "optimizer.max_grad_norm": 0.0}
+FUSED = {"memory.fused_backward": True}
 ROWS: dict[str, dict[str, Any]] = {
     "LoRA": {},
     "LoRA, gradient checkpointing": CHECKPOINTED,
@@ -32,13 +32,11 @@ ROWS: dict[str, dict[str, Any]] = {
     "LoRA, int8": {"memory.base_precision": "int8"},
     "LoRA, nf4": {"memory.base_precision": "nf4"},
     "LoRA, nf4, gradient checkpointing": {"memory.base_precision": "nf4", **CHECKPOINTED},
-    "Whole model, AdamW8bit, gradient checkpointing": {**WHOLE, **CHECKPOINTED},
-    "Whole model, AdamW8bit, gradient checkpointing, fused backward pass": {**WHOLE, **CHECKPOINTED, "memory.fused_backward": True},
-    "Attention of the model, AdamW, gradient checkpointing": {**ATTENTION, **CHECKPOINTED},
-    "Attention of the model, AdamW, gradient checkpointing, fused backward pass": {
-        **ATTENTION, **CHECKPOINTED, "memory.fused_backward": True,
-    },
-}  # fmt: skip
+    "Whole model, AdamW": WHOLE,
+    "Whole model, AdamW, gradient checkpointing": {**WHOLE, **CHECKPOINTED},
+    "Whole model, AdamW, fused backward pass": {**WHOLE, **FUSED},
+    "Whole model, AdamW, gradient checkpointing, fused backward pass": {**WHOLE, **CHECKPOINTED, **FUSED},
+}
 
 
 def main() -> None:

@@ -423,6 +423,12 @@ def test_float16_and_models_that_cannot_be_written_are_refused_before_anything_i
     assert "choose LoRA" in DREAMBOOTH.problems(recipe, FAMILIES["sd35"], Standard(FAMILIES["sd1"].standard))["method"]
 
 
+@pytest.mark.parametrize(("rate", "told"), [(1e-4, True), (5e-6, False)])
+def test_the_rate_of_a_lora_is_said_to_be_too_high(workspace, rate, told):
+    notes = plan_training(small(model__path="sd1", optimizer__learning_rate=rate), workspace).notes
+    assert any("ruins a whole model in a few steps: 5e-6 is usual" in note for note in notes) is told
+
+
 def test_weights_that_are_no_numbers_any_more_end_the_training(workspace):
     with pytest.raises(UserError, match="no longer"):
         trained(workspace, "burnt", model__path="sd1", optimizer__learning_rate=1.0, optimizer__max_grad_norm=0, training__epochs=30)

@@ -295,7 +295,7 @@ def begin(
         parts=parts,
         trainables=trainables,
         optimizer=(fused if job.fuses_backward else optimizers).make(job.optimizer, trainables),
-        # The frozen model computes in its own precision and the trained parameters are fp32: only fp16 needs its gradients scaled.
+        # The model computes in that precision and the trained parameters are fp32: only fp16 needs its gradients scaled.
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         objective=objective(parts.noise_schedule, parts.prediction_type, job.loss, device),
         learning_rate=job.optimizer.learning_rate,

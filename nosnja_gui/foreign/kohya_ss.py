@@ -1,9 +1,10 @@
-"""Settings of kohya_ss's LoRA tab: the JSON that it saves, its presets, or the same as TOML.
+"""Settings of kohya_ss's tabs for training: the JSON that they save, its presets, or the same as TOML.
 
 Names, units and defaults are those of bmaltais/kohya_ss: `kohya_gui/lora_gui.py` (what the window hands to sd-scripts, and
-`resolve_network_train_flags`: a rate of 0 leaves that part alone), `kohya_gui/class_basic_training.py` (the fields and their
-defaults) and `kohya_gui/common_gui.py` (`resolve_lr_warmup_steps`: percent, unless steps are given). What it hands on unchanged
-means what sd-scripts means by it, so only the differences stand here.
+`resolve_network_train_flags`: a rate of 0 leaves that part alone), `kohya_gui/dreambooth_gui.py`, `finetune_gui.py` and
+`textual_inversion_gui.py` (what the other tabs save, and which rate is for SDXL), `kohya_gui/class_basic_training.py` (the fields
+and their defaults) and `kohya_gui/common_gui.py` (`resolve_lr_warmup_steps`: percent, unless steps are given). What it hands on
+unchanged means what sd-scripts means by it, so only the differences stand here.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ from nosnja_gui.foreign import (
     Format,
     Rule,
     Values,
+    choose,
     every,
+    flag,
     is_off,
     lacks,
     networks,
     number,
     or_nothing,
     passed,
+    take_or_leave,
+    text,
     whole,
 )  # fmt: skip
 from nosnja_gui.foreign import sd_scripts as scripts
@@ -47,6 +52,8 @@ OF_OTHER_KINDS = (
     "conv_block_dims conv_block_alphas block_alphas conv_dims conv_alphas unit use_scalar bypass_mode train_on_input train_norm "
     "rank_dropout_scale loraplus_text_encoder_lr_ratio"
 )
+OF_FINE_TUNING = frozenset(("image_folder", "train_text_encoder", "dataset_repeats"))
+"""Words of the finetuning tab alone."""
 STEPS_IF_NOBODY_SAYS = 1600
 """Of sd-scripts, where the window can't count the pictures itself."""
 
@@ -79,15 +86,44 @@ def understood(values: Values) -> Values:
         lr_scheduler_num_cycles=amount("lr_scheduler_num_cycles") or amount("epoch"),
         network_module=KINDS.get(kind, (kind, ""))[0],
         network_args=[f"{name}={value}" for name, value in handed.items() if value not in (None, "")],
+        method=method(values),
     )
+    values["text_encoder_rate"] = text_encoder_rate(values)
     return values
 
 
-def refuses(values: Values) -> str:
-    if "LoRA_type" in values or "network_dim" in values:
-        return ""
-    what = "a textual inversion" if "num_vectors_per_token" in values else "a whole model"
-    return f"holds settings of kohya_ss for training {what}, of which none would fit a LoRA: choose one of its LoRA tab"
+def method(values: Values) -> str:
+    """Ours, by the tab: each has fields that the others lack."""
+    if {"LoRA_type", "network_dim"} & values.given:
+        return "lora"
+    return "textual_inversion" if {"num_vectors_per_token", "token_string"} & values.given else "dreambooth"
+
+
+def is_sdxl(values: Values) -> bool:
+    return flag(values["sdxl"]) or flag(values["sdxl_checkbox"])
+
+
+def text_encoder_rate(values: Values) -> float | None:
+    """Of a whole model, None where it is not trained: each tab says it in another way."""
+    names = "learning_rate_te1 learning_rate_te2" if is_sdxl(values) else "learning_rate_te"
+    if OF_FINE_TUNING & values.given:
+        trained = flag(values["train_text_encoder"])
+    elif is_sdxl(values):
+        trained = any(or_nothing(number, values[name]) for name in names.split())
+    else:
+        trained = not scripts.never_trained(values)
+    return scripts.rate_of_text_encoders(values, trained, names)
+
+
+def of_family(sdxl: bool, rule: Rule) -> Rule:
+    """One of the rates of text encoders, of which those of other models are in the file, too."""
+
+    def judged(entry: Entry) -> Answer:
+        if sdxl != is_sdxl(entry.all):
+            return Answer("ignored", {}, scripts.OTHER_MODELS)
+        return rule(entry)
+
+    return judged
 
 
 def lora_type(entry: Entry) -> Answer:
@@ -153,6 +189,29 @@ def noise(kind: str) -> Rule:
     return rule
 
 
+def learning_rate(entry: Entry) -> Answer:
+    if entry.all["method"] == "dreambooth" and "learning_rate" not in entry.all.given:
+        return scripts.learning_rate(Entry(entry.key, OF_A_WHOLE_MODEL, entry.all))
+    return scripts.learning_rate(entry)
+
+
+def weights(entry: Entry) -> Answer:
+    if entry.all["method"] == "textual_inversion":
+        return lacks("A word begins with a text here, not with a file.")(entry)
+    return scripts.TABLE["network_weights"](entry)
+
+
+def stop_text_encoder_training(entry: Entry) -> Answer:
+    """Of the LoRA tab not even that program makes anything."""
+    if entry.all["method"] != "dreambooth":
+        return Answer("ignored", {}, "That program does not use it either.")
+    return scripts.stop_text_encoder(entry)
+
+
+OF_A_WHOLE_MODEL = 1e-5
+"""The learning rate of its other tabs."""
+TEMPLATES = choose("textual_inversion.templates", {"caption": "captions", "object template": "object", "style template": "style"})
+
 TABLE: dict[str, Rule] = {
     **{key: rule for key, rule in scripts.TABLE.items() if key not in ("optimizer_type", "resolution", "network_module", "network_args")},
     "LoRA_type": lora_type,
@@ -166,8 +225,21 @@ TABLE: dict[str, Rule] = {
     "lr_warmup_steps": warmup_steps,
     "lr_scheduler_num_cycles": restarts,
     "sample_prompts": sample_prompts,
-    "stop_text_encoder_training": passed("That program does not use it either."),
+    "stop_text_encoder_training": stop_text_encoder_training,
     "stop_text_encoder_training_pct": passed("That program does not use it either."),
+    "learning_rate": learning_rate,
+    "learning_rate_te": of_family(False, scripts.TABLE["learning_rate_te"]),
+    "learning_rate_te1": of_family(True, scripts.TABLE["learning_rate_te1"]),
+    "learning_rate_te2": of_family(True, scripts.TABLE["learning_rate_te2"]),
+    "template": scripts.of_method(TEMPLATES, "textual_inversion"),
+    "image_folder": take_or_leave("dataset.path", text),
+    "caption_metadata_filename": passed("Metadata files beside the pictures are found by themselves."),
+    **every(
+        "train_dir latent_metadata_filename full_path create_caption create_buckets use_latent_files",
+        passed("Belongs to that program's window."),
+    ),
+    "batch_size": passed("train_batch_size says it."),
+    "sdxl_checkbox": passed(scripts.OF_THE_MODEL),
     "noise_offset": noise("Original"),
     "noise_offset_random_strength": noise("Original"),
     "adaptive_noise_scale": noise("Original"),
@@ -178,7 +250,7 @@ TABLE: dict[str, Rule] = {
     **every(OF_KINDS, of_kinds),
     **every(OF_OTHER_KINDS, of_other_kinds),
     **every("model_list use_wandb save_as_bool headless", passed("Belongs to that program's window.")),
-    **every("weights", scripts.TABLE["network_weights"]),
+    "weights": weights,
     **every(
         "flux1_checkbox sd3_checkbox hunyuan_image_checkbox lumina_checkbox anima_checkbox",
         lacks("Stable Diffusion is trained here; the other settings were taken all the same."),
@@ -188,6 +260,9 @@ TABLE: dict[str, Rule] = {
         passed(scripts.OTHER_MODELS),
     ),
 }
+
+OF_A_LORA = ("LoRA_type", "lora_network_weights", "text_encoder_lr", *OF_KINDS.split(), *OF_OTHER_KINDS.split())
+TABLE.update({key: scripts.of_method(TABLE[key], "lora") for key in OF_A_LORA})
 
 DEFAULTS: dict[str, Any] = {
     "LoRA_type": STANDARD,
@@ -202,6 +277,8 @@ DEFAULTS: dict[str, Any] = {
     "epoch": 1,
     "train_batch_size": 1,
     "min_snr_gamma": 0,
+    "keep_tokens": 0,
+    "max_token_length": 75,
 }
 
-ENTRY = Format("kohya_ss", "kohya_ss", scripts.is_of_the_window, TABLE, DEFAULTS, scripts.plain, understood, refuses)
+ENTRY = Format("kohya_ss", "kohya_ss", scripts.is_of_the_window, TABLE, DEFAULTS, scripts.plain, understood)

@@ -2,7 +2,9 @@
 
 Names, meanings and defaults are those of Nerogar/OneTrainer: `modules/util/config/TrainConfig.py`, `ConceptConfig.py` and
 `SampleConfig.py`; the choices in `modules/util/enum/`; warmup and curves in `modules/util/create.py` and `lr_scheduler_util.py`
-(REX: Chen et al. 2021); how rates are scaled in `modules/util/NamedParameterGroup.py`. A file holds what differs from the defaults.
+(REX: Chen et al. 2021); how rates are scaled in `modules/util/NamedParameterGroup.py`; the average of weights in
+`modules/module/EMAModule.py`; what is done to tags and by which kinds of concepts in `modules/ui/BaseConceptWindowView.py`.
+A file holds what differs from the defaults.
 """
 
 from __future__ import annotations
@@ -26,12 +28,15 @@ from nosnja_gui.foreign import (
     elsewhere,
     every,
     flag,
+    folders,
     is_off,
     lacks,
     number,
     only,
+    optimizers,
     or_naught,
     or_nothing,
+    or_zero,
     passed,
     take,
     take_or_leave,
@@ -41,9 +46,20 @@ from nosnja_gui.foreign import (
 )
 from nosnja_gui.foreign import sd_scripts as scripts
 
-FINDS_ITS_OWN_RATE = ("PRODIGY", "DADAPT")
+METHODS = {"LORA": "lora", "FINE_TUNE": "dreambooth", "EMBEDDING": "textual_inversion"}
+UNTOLD: dict[str, dict[str, Any]] = {
+    "adafactor": {"relative_step": False, "scale_parameter": False},
+    "adamw_schedulefree": {"weight_decay": 0.01},
+    "lion8bit": {"beta2": 0.999},
+}
+"""What it gives optimisers where its file says nothing, and which is not what they do by themselves."""
+ARGUMENTS = words(
+    "weight_decay beta1 beta2 beta3 eps eps2 momentum relative_step scale_parameter warmup_init d_coef d0 safeguard_warmup decouple "
+    "use_bias_correction growth_rate clip_threshold decay_rate weight_lr_power ns_steps optim_bits min_8bit_size percentile_clipping"
+)
 REX_AS_POWER = 0.25
-"""The polynomial nearest to REX, (1 - p) / (0.1 + 0.9 (1 - p)) at the share p of the training."""
+"""The polynomial nearest to its REX, (1 - p) / (0.1 + 0.9 (1 - p)) at the share p of the training; ours has 0.5 for both numbers, as in
+the paper, and is further from it."""
 OLD_NAMES = {
     "optimizer": "optimizer.optimizer",
     "train_unet": "unet.train",
@@ -69,11 +85,74 @@ def plain(key: str) -> str:
     return OLD_NAMES.get(key, key)
 
 
+def method(values: Values) -> str:
+    """OneTrainer's name of it."""
+    return str(values["training_method"] or "FINE_TUNE").upper()
+
+
 def refuses(values: Values) -> str:
-    method = str(values["training_method"] or "FINE_TUNE").upper()
-    if method == "LORA":
+    if method(values) in METHODS:
         return ""
-    return f"holds settings of OneTrainer for the training method {method}, of which none would fit a LoRA: choose one of a LoRA"
+    known = ", ".join(METHODS)
+    return f"holds settings of OneTrainer for the training method {method(values)}, which is not there here: choose one of {known}"
+
+
+def of(rule: Rule, *methods: str) -> Rule:
+    """What counts with some training methods only."""
+    return lambda entry: rule(entry) if method(entry.all) in methods else Answer("ignored", {}, scripts.OTHER_METHOD)
+
+
+def precision(entry: Entry) -> Answer:
+    answer = PRECISIONS(entry)
+    if method(entry.all) != "FINE_TUNE" or answer.settings.get("model.precision") != "float16":
+        return answer
+    return Answer("approximated", {"model.precision": "auto"}, "Trained weights stay float32; the program chooses what it computes in.")
+
+
+BASE_PRECISIONS = {"FLOAT_8": "fp8", "FLOAT_W8A8": "fp8", "INT_8": "int8", "INT_W8A8": "int8", "NFLOAT_4": "nf4"}
+
+
+def base_precision(entry: Entry) -> Answer:
+    """A model that is not trained itself may be kept smaller."""
+    name = str(entry.value or "").upper()
+    if name not in BASE_PRECISIONS:
+        return Answer("ignored", {}, scripts.SPEED)
+    why = "It is computed in the training's own format here." if name.endswith("W8A8") else ""
+    return Answer("approximated" if why else "taken", {"memory.base_precision": BASE_PRECISIONS[name]}, why)
+
+
+def embedding_rate(entry: Entry) -> Answer:
+    if is_off(entry.value):
+        return Answer("ignored", {}, "Empty, so learning_rate holds.")
+    factor, why = (1.0, "") if finds_rate(entry.all) else scaled(entry.all)
+    answer = take("textual_inversion.learning_rate", lambda value: number(value) * factor)(entry)
+    return replace(answer, verdict="approximated", reason=why) if why and answer.settings else answer
+
+
+def vectors(entry: Entry) -> Answer:
+    if is_off(entry.value):
+        return Answer("no counterpart", {}, "How many tokens a text has depends on the model: say the number here.")
+    return take("textual_inversion.vectors", whole)(entry)
+
+
+def keep_norm(entry: Entry) -> Answer:
+    if not flag(entry.value):
+        return OFF
+    return Answer("approximated", {"textual_inversion.keep_norm": True}, "The mean length of words is held here, there their median.")
+
+
+def average(entry: Entry) -> Answer:
+    """Where it is updated each few steps only, the decay that forgets as much in as many steps."""
+    if is_off(entry.value):
+        return Answer("taken", {"training.ema_decay": None})
+    decay, interval = (or_nothing(number, entry.all[name]) for name in ("ema_decay", "ema_update_step_interval"))
+    decay, interval = 0.999 if decay is None else decay, 5.0 if interval is None else max(1.0, interval)
+    if not 0 < decay < 1:
+        return Answer("no counterpart", {}, "Its decay is no number between 0 and 1.")
+    if interval == 1:
+        return Answer("taken", {"training.ema_decay": decay})
+    why = f"After each step here, there after each {interval:g}: so {decay:g} is taken to the power 1/{interval:g}."
+    return Answer("approximated", {"training.ema_decay": round(decay ** (1 / interval), 8)}, why)
 
 
 # Rates
@@ -82,16 +161,28 @@ def refuses(values: Values) -> str:
 def rates(values: Values) -> tuple[float | None, float | None, str]:
     """The rates of the UNet and of the text encoder (None: not trained), and why they are not the file's."""
     common = or_nothing(number, values["learning_rate"])
+    if method(values) == "EMBEDDING":
+        factor, why = (1.0, "") if finds_rate(values) else scaled(values)
+        return common and common * factor, None, why
     unet = or_nothing(number, values["unet.learning_rate"])
     text_encoder = or_nothing(number, values["text_encoder.learning_rate"])
     unet = common if unet is None else unet
     text_encoder = common if text_encoder is None else text_encoder
     trains_text = values["text_encoder.train"] is None or flag(values["text_encoder.train"])
-    if str(values["optimizer.optimizer"] or "").upper().startswith(FINDS_ITS_OWN_RATE):
+    if finds_rate(values):
         factor = unet or 1.0
         return factor, factor if text_encoder and trains_text else None, ""
     factor, why = scaled(values)
     return unet and unet * factor, text_encoder * factor if text_encoder and trains_text else None, why
+
+
+def wanted(values: Values) -> optimizers.Wanted:
+    name = str(values["optimizer.optimizer"] or "ADAMW")
+    return optimizers.wanted(f"PAGED_{name}" if name.upper() == "ADAMW_8BIT" and flag(values["optimizer.is_paged"]) else name)
+
+
+def finds_rate(values: Values) -> bool:
+    return wanted(values).chosen.finds_rate
 
 
 def scaled(values: Values) -> tuple[float, str]:
@@ -106,7 +197,9 @@ def scaled(values: Values) -> tuple[float, str]:
 def learning_rate(entry: Entry) -> Answer:
     unet, text_encoder, why = rates(entry.all)
     settings = {}
-    if is_off(entry.all["unet.learning_rate"]):
+    if method(entry.all) == "EMBEDDING" and not is_off(entry.all["embedding_learning_rate"]):
+        return Answer("ignored", {}, "embedding_learning_rate holds.")
+    if is_off(entry.all["unet.learning_rate"]) or method(entry.all) == "EMBEDDING":
         settings["optimizer.learning_rate"] = unet
     if text_encoder and is_off(entry.all["text_encoder.learning_rate"]):
         settings["optimizer.text_encoder_learning_rate"] = text_encoder
@@ -137,16 +230,21 @@ def trains_text(entry: Entry) -> Answer:
 
 
 def optimizer(entry: Entry) -> Answer:
-    name = str(entry.value or "ADAMW").upper()
-    own = {"optimizer.name": "adamw8bit" if name == "ADAMW_8BIT" else "adamw"}
-    if name in ("ADAMW", "ADAMW_8BIT"):
-        return Answer("taken", own)
-    if name.startswith(FINDS_ITS_OWN_RATE):
-        why = "" if name == "PRODIGY" else f"There is no {name} here; Prodigy, which comes of it, is taken."
-        return Answer("approximated" if why else "taken", {"optimizer.name": "prodigy"}, why)
-    if name.startswith("LION"):
-        return Answer("approximated", own, scripts.LOUDER.format(name=name))
-    return Answer("approximated", own, f"There is no {name} here; AdamW is taken, which may want another learning rate.")
+    given = {key.removeprefix("optimizer."): value for key, value in entry.all.items() if key.startswith("optimizer.")}
+    chosen = wanted(entry.all)
+    return chosen.answer(given, UNTOLD.get(chosen.name))
+
+
+def argument(entry: Entry) -> Answer:
+    """An argument of the optimiser; what is empty is its own."""
+    name = entry.key.removeprefix("optimizer.")
+    if entry.value is None or entry.value == "":
+        return EMPTY
+    known = {"epsilon" if name == "eps" else name} & optimizers.OWN
+    answer = optimizers.argument(name, entry.value, wanted(entry.all))
+    if known and answer.verdict == "no counterpart" and not set(known) & set(wanted(entry.all).chosen.takes):
+        return Answer("ignored", {}, "Does nothing with this optimizer here.")
+    return answer
 
 
 # Course and length
@@ -161,10 +259,21 @@ SCHEDULES = choose(
 
 
 def scheduler(entry: Entry) -> Answer:
-    if str(entry.value).upper() != "REX":
+    name, chosen = str(entry.value).upper(), wanted(entry.all)
+    if chosen.chosen.averages:
+        return Answer("taken", {"schedule.name": "constant"}, "That optimizer has no schedule.")
+    if name == "ADAFACTOR" and chosen.name == "adafactor":
+        return Answer("taken", {"schedule.name": "constant"}, "Adafactor sets its rate by itself.")
+    if name != "REX":
         return SCHEDULES(entry)
-    reason = f"There is no REX here; polynomial with the exponent {REX_AS_POWER:g} comes near it."
+    reason = f"It falls later there than REX here; polynomial with the exponent {REX_AS_POWER:g} comes nearer."
     return Answer("approximated", {"schedule.name": "polynomial", "schedule.power": REX_AS_POWER}, reason)
+
+
+def min_factor(entry: Entry) -> Answer:
+    if str(entry.all["learning_rate_scheduler"] or "CONSTANT").upper() in ("CONSTANT", "ADAFACTOR", "CUSTOM"):
+        return Answer("ignored", {}, "Does nothing with this schedule.")
+    return take("schedule.end_share", or_naught)(entry)
 
 
 def warmup(entry: Entry) -> Answer:
@@ -254,6 +363,13 @@ def decomposed(entry: Entry) -> Answer:
 def layers(entry: Entry) -> Answer:
     """By `LAYER_PRESETS` (modules/modelSetup/BaseStableDiffusionSetup.py); own filters are parts of names, or an expression."""
     name = str(entry.value or "full").lower()
+    if method(entry.all) == "FINE_TUNE":
+        if name == "full" or not (name == "attn-only" or entry.all["layer_filter"]):
+            return Answer("taken", {"dreambooth.trains": "everything"})
+        own = {"attn-only": "attention"}.get(name)
+        return Answer(
+            "taken" if own else "approximated", {"dreambooth.trains": own or "everything"}, "" if own else f"No choice like {name} here."
+        )
     known = {"attn-only": "attention", "attn-mlp": "attention_ff", "full": "everything"}
     if name in known:
         why = "There also the layers at the UNet's two ends, which are left alone here." if name == "full" else ""
@@ -291,6 +407,7 @@ def checkpointing(entry: Entry) -> Answer:
 
 
 FORMATS_OF_NUMBERS = {"float_32": "float32", "tfloat_32": "float32", "float_16": "float16", "bfloat_16": "bfloat16"}
+PRECISIONS = choose("model.precision", FORMATS_OF_NUMBERS, other=("auto", "There is no such number format here."))
 SAMPLERS = choose(
     "preview.sampler",
     {"ddim": "ddim", "euler": "euler", "euler_a": "euler_a", "dpmpp": "dpm++_2m", "dpmpp_karras": "dpm++_2m_karras", "unipc": "unipc"},
@@ -397,7 +514,7 @@ def of_masks(rule: Rule) -> Rule:
 # Pictures and prompts
 
 
-def concept(rule: Rule) -> Rule:
+def concept(name: str, rule: Rule) -> Rule:
     """What is said of one concept, if it is trained on."""
 
     def judged(entry: Entry) -> Answer:
@@ -405,6 +522,8 @@ def concept(rule: Rule) -> Rule:
         enabled, kind = entry.all[f"{place}.enabled"], str(entry.all[f"{place}.type"] or "STANDARD").upper()
         if enabled is not None and not flag(enabled):
             return Answer("ignored", {}, "This concept is switched off.")
+        if kind == "PRIOR_PREDICTION":
+            return OF_CLASS_PICTURES.get(name, lacks(scripts.AS_THEY_ARE))(entry)
         if kind != "STANDARD":
             return Answer("no counterpart", {}, f"There are no concepts of the type {kind} here.")
         return rule(entry)
@@ -412,13 +531,95 @@ def concept(rule: Rule) -> Rule:
     return judged
 
 
+def place_of(entry: Entry) -> str:
+    return entry.key[: entry.key.index("]") + 1]
+
+
+def repeats_of(values: Values, place: str) -> int:
+    """Whole ones, one at least; drawing so many samples is something else."""
+    if str(values[f"{place}.balancing_strategy"] or "REPEATS").upper() != "REPEATS":
+        return 1
+    return max(1, round(or_nothing(number, values[f"{place}.balancing"]) or 1.0))
+
+
+def places(values: Values, kind: str) -> list[folders.Folder]:
+    """Folders of the concepts of one type that are switched on."""
+    found = []
+    for key, path in values.items():
+        place = key.removesuffix(".path")
+        if place == key or not place.endswith("]") or not isinstance(path, str) or not path.strip():
+            continue
+        enabled = values[f"{place}.enabled"]
+        if (enabled is None or flag(enabled)) and str(values[f"{place}.type"] or "STANDARD").upper() == kind:
+            weight = or_nothing(number, values[f"{place}.loss_weight"])
+            found.append(folders.Folder(place, path.strip(), repeats_of(values, place), 1.0 if weight is None else weight))
+    return found
+
+
+def learnt(values: Values) -> list[folders.Folder]:
+    return folders.once(places(values, "STANDARD"))
+
+
+def further(entry: Entry) -> Answer | None:
+    """The answer for what is said of a folder that is not the first one; None for the first, and where there is none at all."""
+    pictures = learnt(entry.all)
+    here = next((folder for folder in pictures if folder.place == place_of(entry)), None)
+    if not pictures or here == pictures[0] or place_of(entry).endswith("[]"):
+        return None
+    if here is None:
+        return EMPTY if is_off(entry.beside("path")) else Answer("no counterpart", {}, folders.GIVEN_TWICE)
+    if not here.writable:
+        return Answer("no counterpart", {}, folders.UNWRITABLE)
+    return Answer("taken", {"dataset.concepts": folders.lines(pictures)}, "A further concept.")
+
+
+def path(entry: Entry) -> Answer:
+    if is_off(entry.value):
+        return EMPTY
+    return further(entry) or take("dataset.path", text)(entry)
+
+
 def balancing(entry: Entry) -> Answer:
     if str(entry.beside("balancing_strategy") or "REPEATS").upper() != "REPEATS":
         return Answer("no counterpart", {}, "Pictures are repeated here, not drawn as samples.")
     value = or_nothing(number, entry.value)
-    if value is None or (value == int(value) and value >= 1):
-        return take("dataset.repeats", whole)(entry)
-    return Answer("approximated", {"dataset.repeats": max(1, round(value))}, "Whole repeats, and one at least.")
+    if value is None:
+        return Answer("no counterpart", {}, "This is no number.")
+    answer = further(entry) or Answer("taken", {"dataset.repeats": max(1, round(value))})
+    if (value == int(value) and value >= 1) or not answer.settings:
+        return answer
+    return replace(answer, verdict="approximated", reason="Whole repeats, and one at least.")
+
+
+def weight(entry: Entry) -> Answer:
+    return further(entry) or only("Pictures of the first folder have the weight 1 here.", 1, 1.0)(entry)
+
+
+def prior_folder(entry: Entry) -> Answer:
+    """Its type PRIOR_PREDICTION."""
+    if is_off(entry.value):
+        return EMPTY
+    if places(entry.all, "PRIOR_PREDICTION")[0].path != str(entry.value).strip():
+        return Answer("no counterpart", {}, "There is one folder of class pictures here, and another one was taken.")
+    why = "Its pictures are learnt as they are here, there as the untrained model sees them."
+    return Answer("approximated", {"prior.folder": str(entry.value).strip()}, why)
+
+
+def tag_dropout(entry: Entry) -> Answer:
+    if not flag(entry.beside("tag_dropout_enable")) or is_off(entry.value):
+        return OFF
+    if str(entry.beside("tag_dropout_mode") or "FULL").upper() != "RANDOM":
+        return Answer("no counterpart", {}, "Each tag is left out by itself here, as in the mode RANDOM, all with the same probability.")
+    answer = take("dataset.tag_dropout", number)(entry)
+    if answer.settings and str(entry.beside("tag_dropout_special_tags_mode") or "NONE").upper() != "NONE":
+        return replace(answer, verdict="approximated", reason="For all tags but those in front here.")
+    return answer
+
+
+def kept_tags(entry: Entry) -> Answer:
+    if not flag(entry.beside("enable_tag_shuffling")) and not flag(entry.beside("tag_dropout_enable")):
+        return Answer("ignored", {}, scripts.NOT_VARIED)
+    return take("dataset.keep_tokens", or_zero)(entry)
 
 
 def unless(other: str, value: str, rule: Rule, reason: str) -> Rule:
@@ -446,21 +647,30 @@ def name_of(value: Any) -> str:
 
 
 CONCEPT: dict[str, Rule] = {
-    "path": take_or_leave("dataset.path", text),
+    "path": path,
     "balancing": balancing,
+    "repeats": balancing,
     "balancing_strategy": passed("Says how balancing is meant."),
-    "loss_weight": only("All pictures weigh the same here.", 1, 1.0),
+    "loss_weight": weight,
     "image.enable_random_flip": take("dataset.flip", flag),
     "image.enable_fixed_flip": lacks("Pictures are mirrored at random here, or not at all."),
     "image.resolution_override": unless("enable_resolution_override", "True", lacks("There is one size for all here."), "Off in the file."),
     "image.enable_crop_jitter": lacks("Pictures are cropped the same way each time here."),
     "text.prompt_source": only("Each picture has a caption of its own here.", "sample"),
     "text.prompt_path": lacks("Each picture has a caption of its own here."),
-    "text.keep_tags_count": unless("enable_tag_shuffling", "True", lacks(scripts.NOT_SHUFFLED), "Does nothing unless tags are shuffled."),
-    "text.enable_tag_shuffling": lacks(scripts.NOT_SHUFFLED),
+    "text.keep_tags_count": kept_tags,
+    "text.enable_tag_shuffling": take("dataset.shuffle_tags", flag),
+    "text.tag_delimiter": only("Tags stand between commas here.", ","),
+    "text.tag_dropout_probability": tag_dropout,
     **every(
-        "text.tag_delimiter text.tag_dropout_mode text.tag_dropout_special_tags_mode text.caps_randomize_mode",
-        passed("Belongs to what is done to tags, which is not done here."),
+        "text.tag_dropout_enable text.tag_dropout_mode text.tag_dropout_special_tags text.tag_dropout_special_tags_mode "
+        "text.tag_dropout_special_tags_regex",
+        passed("Says how tag_dropout_probability is meant."),
+    ),
+    "text.caps_randomize_enable": lacks("Letters stay as they are here."),
+    **every(
+        "text.caps_randomize_mode text.caps_randomize_probability text.caps_randomize_lowercase",
+        unless("caps_randomize_enable", "True", lacks("Letters stay as they are here."), "Off in the file."),
     ),
     "include_subdirectories": lacks("A dataset is one folder here."),
     **every("image_variations text_variations", only("There is one of each picture here.", 1)),
@@ -468,10 +678,15 @@ CONCEPT: dict[str, Rule] = {
         "name seed concept_stats enabled type uuid __version image.__version text.__version", passed("Belongs to that program's lists.")
     ),
 }
-CONCEPTS: dict[str, Rule] = {name: concept(rule) for name, rule in CONCEPT.items()}
+OF_CLASS_PICTURES: dict[str, Rule] = {
+    "path": prior_folder,
+    "loss_weight": take("prior.weight", number),
+    **every("name enabled type uuid __version image.__version text.__version", CONCEPT["name"]),
+}
+CONCEPTS: dict[str, Rule] = {name: concept(name, rule) for name, rule in CONCEPT.items()}
 
 TABLE: dict[str, Rule] = {
-    "training_method": lambda entry: Answer("taken", {"method": "lora"}),
+    "training_method": lambda entry: Answer("taken", {"method": METHODS.get(method(entry.all), "lora")}),
     "model_type": model_type,
     "base_model_name": take_or_leave("model.path", text),
     "output_model_destination": take_or_leave("name", name_of),
@@ -509,13 +724,10 @@ TABLE: dict[str, Rule] = {
     "learning_rate_scheduler": scheduler,
     "learning_rate_warmup_steps": warmup,
     "learning_rate_cycles": cycles,
-    "learning_rate_min_factor": lacks("The rate falls to zero here."),
+    "learning_rate_min_factor": min_factor,
     "optimizer.optimizer": optimizer,
-    "optimizer.weight_decay": take_or_leave("optimizer.weight_decay", number),
-    **every(
-        "optimizer.beta1 optimizer.beta2 optimizer.eps optimizer.optim_bits optimizer.min_8bit_size optimizer.percentile_clipping",
-        only("AdamW has its usual numbers here.", 0.9, 0.999, 1e-8, 32, 4096, 100),
-    ),
+    **every([f"optimizer.{name}" for name in ARGUMENTS], argument),
+    "optimizer.is_paged": passed("Changes the memory only."),
     **every(
         [f"optimizer.{name}" for name in OF_OTHER_OPTIMIZERS], passed("Belongs to other optimizers, or changes the speed at most.")
     ),
@@ -534,8 +746,9 @@ TABLE: dict[str, Rule] = {
     "rescale_noise_scheduler_to_zero_terminal_snr": zero_terminal_snr,
     "resolution": resolution,
     "aspect_ratio_bucketing": take("dataset.buckets", flag),
+    "unet.weight_dtype": of(base_precision, "LORA", "EMBEDDING"),
     "latent_caching": always("Always on here."),
-    "train_dtype": choose("model.precision", FORMATS_OF_NUMBERS, other=("auto", "There is no such number format here.")),
+    "train_dtype": precision,
     "output_dtype": choose("saving.precision", FORMATS_OF_NUMBERS, other=("float16", "There is no such number format here.")),
     "concept_file_name": elsewhere("onetrainer_concepts", "This file is not opened: give it as a second file."),
     **{f"concepts[].{name}": rule for name, rule in CONCEPTS.items()},
@@ -555,7 +768,8 @@ TABLE: dict[str, Rule] = {
     "rolling_backup_count": kept_backups,
     "validate_after": validation,
     "validation": lacks("The share of the pictures that is held out says it here."),
-    "ema": lacks("There is no EMA here."),
+    "ema": average,
+    **every("ema_decay ema_update_step_interval", passed("What it says is in the line of ema.")),
     "masked_training": lambda entry: Answer("taken", {"loss.masked": "file"}) if flag(entry.value) else OFF,
     "unmasked_weight": of_masks(take("loss.unmasked_weight", or_naught)),
     "normalize_masked_area_loss": of_masks(take("loss.normalise_area", flag)),
@@ -571,13 +785,13 @@ TABLE: dict[str, Rule] = {
     "timestep_shift": only("Timesteps are not shifted here.", 1, 1.0),
     **every("sample_after_unit save_every_unit backup_after_unit validate_after_unit", passed("Says how the number is meant.")),
     **every(
-        "ema_decay ema_update_step_interval custom_learning_rate_scheduler scheduler_params "
+        "custom_learning_rate_scheduler scheduler_params "
         "lora_decompose_norm_epsilon lora_decompose_output_axis",
         passed("Belongs to something that is off, or not there here."),
     ),
     **every("rolling_backup backup_before_save continue_last_backup", passed(scripts.RESUMED)),
     **every(
-        "unet.weight_dtype text_encoder.weight_dtype vae.weight_dtype vae.include vae.train vae.train_embedding vae.guidance_scale "
+        "text_encoder.weight_dtype vae.weight_dtype vae.include vae.train vae.train_embedding vae.guidance_scale "
         "vae.gradient_checkpointing vae.offload_fraction vae.activation_offloading "
         "lora_weight_dtype fallback_train_dtype weight_dtype unet.include unet.train_embedding "
         "unet.guidance_scale text_encoder.include text_encoder.train_embedding text_encoder.guidance_scale "
@@ -603,16 +817,31 @@ TABLE: dict[str, Rule] = {
     ),
     **every("text_encoder_2 text_encoder_2_layer_skip", passed("Stable Diffusion XL's; the text encoders share their settings here.")),
     **every(
-        "embedding additional_embeddings embeddings embedding_learning_rate embedding_weight_dtype preserve_embedding_norm "
+        "embedding.uuid embedding.train embedding.stop_training_after embedding.stop_training_after_unit embedding_weight_dtype "
         "bundle_additional_embeddings",
-        passed("Belongs to the training of words, which is something else."),
+        passed("A word is trained to the end, in float32, where one is trained."),
     ),
+    "embedding_learning_rate": of(embedding_rate, "EMBEDDING"),
+    "preserve_embedding_norm": of(keep_norm, "EMBEDDING"),
+    "embedding.placeholder": of(take_or_leave("textual_inversion.word", text), "EMBEDDING"),
+    "embedding.token_count": of(vectors, "EMBEDDING"),
+    "embedding.initial_embedding_text": of(take_or_leave("textual_inversion.initial_text", text), "EMBEDDING"),
+    "embedding.model_name": of(lacks("A word begins with a text here, not with a file."), "EMBEDDING"),
+    "embedding.is_output_embedding": of(lacks("A word is learnt as it goes into the text encoder here."), "EMBEDDING"),
+    "additional_embeddings": lacks("One word is trained at a time here."),
+    "embeddings": passed("Of an earlier version; embedding says it."),
     **every("lokr_dim lokr_dora_on_output lokr_vec_trick", passed("Belongs to another kind of LoRA.")),
     **every("cloud secrets", passed("Nothing is sent anywhere here.")),
     "optimizer_defaults": passed("What that program's form holds for other optimizers."),
 }  # fmt: skip
 
+OF_A_LORA = [name for name in TABLE if name.startswith(("lora_", "lokr_", "oft_"))] + ["peft_type", "dropout_probability"]
+OF_PARTS = words("unet.learning_rate unet.train text_encoder.train text_encoder.learning_rate")
+TABLE.update({key: of(TABLE[key], "LORA") for key in OF_A_LORA})
+TABLE.update({key: of(TABLE[key], "LORA", "FINE_TUNE") for key in [*OF_PARTS, "layer_filter_preset"]})
+
 DEFAULTS: dict[str, Any] = {
+    "training_method": "FINE_TUNE",
     "learning_rate": 3e-6,
     "text_encoder.train": True,
     "optimizer.optimizer": "ADAMW",
@@ -626,6 +855,8 @@ DEFAULTS: dict[str, Any] = {
     "lora_rank": 16,
     "lora_alpha": 1.0,
     "loss_weight_fn": "CONSTANT",
+    "embedding.token_count": 1,
+    "embedding.initial_embedding_text": "*",
     "train_dtype": "FLOAT_16",
     "sample_after": 10,
     "save_every": 0,

@@ -31,10 +31,9 @@ NEAR = (
 )  # fmt: skip
 """Beginnings of other names -> what comes nearest; AdamW to all else."""
 UNTOLD: Mapping[str, Mapping[str, Any]] = {
-    **dict.fromkeys(("lion", "lion8bit", "adamw_schedulefree", "came", "muon"), {"weight_decay": 0.0}),
+    **{name: {"weight_decay": 0.0} for name in ("lion", "lion8bit", "adamw_schedulefree", "came", "muon", "dadapt_adam")},
     "adafactor": {"weight_decay": 0.0, "relative_step": True, "scale_parameter": True},
     "prodigy": {"weight_decay": 0.0, "safeguard_warmup": False},
-    "dadapt_adam": {"weight_decay": 0.0},
 }
 """What the classes do where nothing is said and it need not be what we do."""
 ON_HERE: Mapping[str, tuple[str, ...]] = {
@@ -55,8 +54,8 @@ WANTED_ON: Mapping[str, tuple[tuple[str, ...], str]] = {
 """Of these one at least has to be on in the file, or it is not quite the same: why."""
 AS_USUAL: Mapping[str, tuple[tuple[float, ...], ...]] = {
     "eps": ((1e-30,), (1e-30, 1e-3), (1e-30, 1e-16)), "eps1": ((1e-30,),), "eps2": ((1e-3,), (1e-16,)), "clip_threshold": ((1.0,),),
-    "decay_rate": ((-0.8,),), "ns_steps": ((5.0,),), "weight_lr_power": ((2.0,),), "growth_rate": (), "min_8bit_size": ((4096.0,), (16384.0,)),
-    "optim_bits": ((32.0,), (8.0,)), "percentile_clipping": ((100.0,),),
+    "decay_rate": ((-0.8,),), "ns_steps": ((5.0,),), "weight_lr_power": ((2.0,),), "growth_rate": (),
+    "min_8bit_size": ((4096.0,), (16384.0,)), "optim_bits": ((32.0,), (8.0,)), "percentile_clipping": ((100.0,),),
 }  # fmt: skip
 """What is no setting here, and the numbers that it has here, too."""
 NAMES = {"eps": "epsilon"}

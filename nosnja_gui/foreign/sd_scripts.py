@@ -71,6 +71,7 @@ ONE_FACTOR = "An optimizer that finds its own rate has one factor for all parts:
 PARTS_HOLD = "The rates of the parts hold instead."
 SHAPES = "Sides follow from the area and the step here, up to 2:1."
 NOT_VARIED = "Does nothing unless tags are shuffled or left out."
+AS_THEY_ARE = "Class pictures are shown beside the others here, one for each of them, as they are."
 CAPTIONS_OF_THE_CLASS = "Class pictures need captions beside them here; the names of folders (1_dress) are none."
 OTHER_METHOD = "Belongs to another kind of training."
 SPEED = "Changes the speed or the memory at most."
@@ -96,16 +97,14 @@ def of_method(rule: Rule, *methods: str) -> Rule:
     return lambda entry: rule(entry) if (entry.all["method"] or "lora") in methods else Answer("ignored", {}, OTHER_METHOD)
 
 
-def text_encoder_of_a_whole_model(values: Values) -> float | None:
-    """The rate of its text encoder, None where it is not trained."""
-    if values.given & WORDS_OF_FINE_TUNING:
-        trained = flag(values["train_text_encoder"])
-    else:
-        trained = or_nothing(number, values["stop_text_encoder_training"]) != -1
-    own = next(
-        (found for name in ("learning_rate_te", "learning_rate_te1") if (found := or_nothing(number, values[name])) is not None), None
-    )
-    return (or_nothing(number, values["learning_rate"]) if own is None else own) or None if trained else None
+def rate_of_text_encoders(values: Values, trained: bool, names: str) -> float | None:
+    """Those of a whole model have one rate: the first that is not 0, the common one where there is none. None: not trained."""
+    common = or_nothing(number, values["learning_rate"])
+    given = [rate for name in words(names) if (rate := or_nothing(number, values[name])) is not None]
+    rate = next(filter(None, given), 0.0) if given else common
+    if not trained or not rate or not 0 < rate <= 1:
+        return None
+    return common if optimizer(values).chosen.finds_rate else rate
 
 
 def whole_or_word(entry: Entry) -> Answer:
@@ -115,22 +114,35 @@ def whole_or_word(entry: Entry) -> Answer:
     if rate is None or not 0 < rate <= 1:
         return Answer("approximated", settings, "The learning rate is no number above 0 and up to 1.")
     settings["optimizer.learning_rate"] = rate
-    if settings["method"] == "dreambooth" and not {"learning_rate_te", "learning_rate_te1", "train_text_encoder"} & entry.all.given:
+    if settings["method"] == "dreambooth":
         settings["optimizer.text_encoder_learning_rate"] = entry.all["text_encoder_rate"]
     return Answer("taken", settings, "A whole model is trained." if settings["method"] == "dreambooth" else "A new word is trained.")
 
 
+def train_text_encoder(entry: Entry) -> Answer:
+    return Answer("taken", {"method": "dreambooth", "optimizer.text_encoder_learning_rate": entry.all["text_encoder_rate"]})
+
+
 def rate_of_the_text_encoder(entry: Entry) -> Answer:
-    """What says of a whole model's text encoder whether it is trained, and how fast."""
-    rate = entry.all["text_encoder_rate"]
-    unet = or_nothing(number, entry.all["learning_rate"])
-    if rate and optimizer(entry.all).chosen.finds_rate and rate != unet:
-        return Answer("approximated", {"method": "dreambooth", "optimizer.text_encoder_learning_rate": unet}, ONE_FACTOR)
-    return Answer("taken", {"method": "dreambooth", "optimizer.text_encoder_learning_rate": rate})
+    rate, own = entry.all["text_encoder_rate"], or_nothing(number, entry.value)
+    settings = {"method": "dreambooth", "optimizer.text_encoder_learning_rate": rate}
+    if own is None:
+        return Answer("taken", settings, "Empty, so the common rate holds.")
+    if rate is None:
+        return Answer("taken", settings, "It is not trained, whatever its rate." if own else "")
+    if own == rate:
+        return Answer("taken", settings)
+    finds = optimizer(entry.all).chosen.finds_rate
+    return Answer("approximated", settings, ONE_FACTOR if finds else "There is one rate for all text encoders here.")
+
+
+def never_trained(values: Values) -> bool:
+    """train_db.py's way to say that the text encoder is left alone."""
+    return or_nothing(number, values["stop_text_encoder_training"]) == -1
 
 
 def stop_text_encoder(entry: Entry) -> Answer:
-    if or_nothing(number, entry.value) == -1:
+    if never_trained(entry.all):
         return Answer("taken", {"optimizer.text_encoder_learning_rate": entry.all["text_encoder_rate"]}, "It is not trained at all.")
     return lacks("What is trained is trained to the end here.")(entry)
 
@@ -151,6 +163,10 @@ def precision(entry: Entry) -> Answer:
     if entry.all["method"] != "dreambooth" or answer.settings.get("model.precision") != "float16":
         return answer
     return Answer("approximated", {"model.precision": "auto"}, "Trained weights stay float32; the program chooses what it computes in.")
+
+
+def fp8(entry: Entry) -> Answer:
+    return Answer("taken", {"memory.base_precision": "fp8"}) if flag(entry.value) else OFF
 
 
 # Rates and optimisers
@@ -663,6 +679,7 @@ TABLE: dict[str, Rule] = {
     # The model.
     "clip_skip": clip_skip,
     "mixed_precision": precision,
+    **every("fp8_base fp8_base_unet", of_method(fp8, "lora", "textual_inversion")),
     **every("full_fp16 full_bf16", lacks("The weights that are trained stay in float32 here.")),
     **every("v2 sdxl", passed(OF_THE_MODEL)),
     "v_parameterization": predicts_v,
@@ -678,9 +695,8 @@ TABLE: dict[str, Rule] = {
     "network_weights": take_or_leave("lora.start_from", text),
     "scale_weight_norms": take("lora.max_norm", networks.or_none(number)),
     "learning_rate": learning_rate,
-    **every("learning_rate_te train_text_encoder", of_method(rate_of_the_text_encoder, "dreambooth")),
-    "learning_rate_te1": of_method(rate_of_the_text_encoder, "dreambooth"),
-    "learning_rate_te2": of_method(lacks("There is one rate for all text encoders here: the first one's."), "dreambooth"),
+    "train_text_encoder": of_method(train_text_encoder, "dreambooth"),
+    **every("learning_rate_te learning_rate_te1 learning_rate_te2", of_method(rate_of_the_text_encoder, "dreambooth")),
     "stop_text_encoder_training": of_method(stop_text_encoder, "dreambooth"),
     "block_lr": of_method(lacks("There is one rate for the whole UNet here."), "dreambooth"),
     "no_token_padding": lacks("Captions are always filled up to their full length here."),
@@ -865,7 +881,8 @@ def understood(values: Values) -> Values:
         if flag(values[switch]):
             values["optimizer_type"] = name
     values["method"] = method(values)
-    values["text_encoder_rate"] = text_encoder_of_a_whole_model(values)
+    told = flag(values["train_text_encoder"]) if values.given & WORDS_OF_FINE_TUNING else not never_trained(values)
+    values["text_encoder_rate"] = rate_of_text_encoders(values, told, "learning_rate_te learning_rate_te1 learning_rate_te2")
     return values
 
 
