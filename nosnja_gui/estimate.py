@@ -14,7 +14,7 @@ import re
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +43,8 @@ ALLOCATED_ON_PROCESSOR = 1.9
 demo kit (batch 1 and 8, with and without gradient checkpointing)."""
 PER_PARAMETER = 4 + 4
 """Bytes for each trained parameter: itself and its gradient in float32. The optimiser's state comes on top."""
+AVERAGED = 4
+"""Bytes of the running average for each trained parameter."""
 GRADIENT = 4
 """That of the gradient alone, where the parameters are the model's own."""
 TABLE_LIMIT = 2**30
@@ -180,9 +182,12 @@ def fit(job: TrainJob, plan: TrainPlan, workspace: Workspace, machine: Machine |
     chosen: list[Advice] = []
     now = estimate(job, plan, workspace, machine)
     while now.fits is False and now.advice:
-        chosen.append(now.advice[0])
-        changes |= chosen[-1].changes
-        job = job.changed(**chosen[-1].changes)
+        new = now.advice[0]
+        changes |= new.changes
+        job = job.changed(**new.changes)
+        # A rank that is halved twice is one change.
+        before = [one for one in chosen if set(one.changes) == set(new.changes)]
+        chosen = [one for one in chosen if one not in before] + [replace(new, saves_bytes=sum(one.saves_bytes for one in (*before, new)))]
         plan = _at(plan, job.dataset.resolution or plan.resolution)
         now = estimate(job, plan, workspace, machine)
     said = [f"{advice.text} That saves {_gib(advice.saves_bytes)}." for advice in chosen]
@@ -221,11 +226,16 @@ def memory(job: TrainJob, plan: TrainPlan, demand: Demand, on_gpu: bool) -> dict
         # An encoder that reads captions only once stays as it is.
         if base != "as_model" and not whole and (place == "unet" or trains_text or job.dataset.varies_captions):
             frozen[place] -= round(packing.saved_bytes(layers.shapes, base, number))
-    trained = trained_parameters(job, demand) * ((0 if whole else PER_PARAMETER) + job.optimizer.chosen.state_bytes)
-    gradients = (_largest(demand) if job.fuses_backward else trained_parameters(job, demand)) * GRADIENT if whole else 0
+    average = AVERAGED if job.training.ema_decay else 0
+    trained = trained_parameters(job, demand) * ((0 if whole else PER_PARAMETER) + job.optimizer.chosen.state_bytes + average)
+    gradients = trained_parameters(job, demand) * GRADIENT if whole else 0
+    if job.fuses_backward:
+        # What then is at its highest before the first gradient is there: the weights once more, in the precision that computes.
+        gradients = _largest(demand) * GRADIENT + (unet.parameters * number if half else 0)
     kept = (_kept(job, plan, demand) + (text.kept_numbers() if trains_text else 0)) * job.training.batch_size * number
     kept += _rebuilt(job, demand, number)
-    captions = 0 if trains_text else _captions_bytes(plan, demand, number)
+    encodes_text = trains_text or job.dataset.varies_captions
+    captions = 0 if encodes_text else _captions_bytes(plan, demand, number)
     tables = min(TABLE_LIMIT, _latents_bytes(job, plan, demand)) + min(TABLE_LIMIT, captions)
     pixels = plan.resolution**2
     at_once = max(1, min(_views(job, plan), ENCODED_AT_ONCE // pixels))
@@ -236,7 +246,7 @@ def memory(job: TrainJob, plan: TrainPlan, demand: Demand, on_gpu: bool) -> dict
         phases = {"encoding": encoding, "training": gradients + ALLOCATED_ON_PROCESSOR * kept, "previews": decoding}
         return {phase: round(LIBRARIES + everything + needed) for phase, needed in phases.items()}
     # What a step doesn't need waits in the machine's memory meanwhile.
-    at_work = frozen["unet"] + (frozen["text_encoder"] if trains_text else 0)
+    at_work = frozen["unet"] + (frozen["text_encoder"] if encodes_text else 0)
     training = at_work + trained + gradients + tables + kept
     phases = {"encoding": everything + encoding, "training": training, "previews": everything + decoding if decoding else 0}
     return {phase: round(CUDA_CONTEXT + needed) for phase, needed in phases.items()}

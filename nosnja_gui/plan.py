@@ -198,6 +198,9 @@ def look(job: TrainJob, workspace: Workspace, read: Callable[[Path], Dataset] = 
         check_optimizer(job.optimizer)
     with blaming("schedule.name"):
         check_schedule(job.optimizer, job.schedule)
+    if job.training.ema_decay and job.optimizer.chosen.averages:
+        title = job.optimizer.chosen.title
+        problems["training.ema_decay"] = f"The optimizer {title} averages the weights itself: leave training.ema_decay empty."
     if "lora" in METHODS[job.method].groups and job.lora.algorithm == "lora":
         with blaming("lora.plus_ratio"):
             check_ratio(job.optimizer, job.lora.plus_ratio)

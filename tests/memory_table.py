@@ -67,7 +67,8 @@ def main() -> None:
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
-    lines = ["| Setting | measured | estimated | estimated ÷ measured |", "|---|---:|---:|---:|"]
+    how = "measured" if any(row["on_card"] for row in found.values()) else "counted"
+    lines = [f"| Setting | {how} | estimated | estimated ÷ {how} |", "|---|---:|---:|---:|"]
     for name, row in found.items():
         measured, estimated = row["peak"] / 2**30, row["estimate"] / 2**30
         lines.append(f"| {name} | {measured:.2f} GiB | {estimated:.2f} GiB | {estimated / measured:.2f} |")
@@ -129,7 +130,7 @@ def measure(root: Path, changes: dict[str, Any], real: bool) -> dict[str, Any]:
             with alive(training) as counted:
                 step(training, noisy, text)
             peak = counted.peak
-    return {"peak": peak, "estimate": estimated, "seconds": round(time.monotonic() - began, 1)}
+    return {"peak": peak, "estimate": estimated, "on_card": on_card, "seconds": round(time.monotonic() - began, 1)}
 
 
 @contextlib.contextmanager

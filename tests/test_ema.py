@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from nosnja_gui.engine import train as training
 from nosnja_gui.engine.ema import Average, decay_at
 from nosnja_gui.engine.train import train
+from nosnja_gui.plan import plan_training
 from tests.small_training import job, make_workspace, run_of, trained
 from tests.test_resume import digest, stop_after
 
@@ -69,3 +70,9 @@ def test_a_resumed_average_is_the_same_to_the_last_bit(workspace, monkeypatch):
         train(wanted, run, workspace)
     assert run.status().state == "stopped"
     assert digest(train(wanted, run, workspace)) == digest(whole)
+
+
+def test_an_optimiser_that_averages_by_itself_wants_no_second_average(workspace):
+    changes = {"optimizer__name": "adamw_schedulefree", "schedule__name": "constant"}
+    assert "training.ema_decay" in plan_training(job(training__ema_decay=0.9, **changes), workspace).problems
+    assert not plan_training(job(**changes), workspace).problems

@@ -289,10 +289,9 @@ def kit_job(workspace, **changes):
 
 def test_the_estimate_counts_what_is_packed_and_what_never_exists_at_once(workspace):
     demand = demand_of(workspace.models / "tiny")
-    half = {"model__precision": "bfloat16"}
 
     def needed(**changes):
-        return memory(kit_job(workspace, **half, **changes), PLAN, demand, on_gpu=True)["training"]
+        return memory(kit_job(workspace, **{"model__precision": "bfloat16", **changes}), PLAN, demand, on_gpu=True)["training"]
 
     figures = [needed(memory__base_precision=base) for base in ("as_model", "fp8", "nf4")]
     assert figures[0] > figures[1] == needed(memory__base_precision="int8") > figures[2]
@@ -303,8 +302,10 @@ def test_the_estimate_counts_what_is_packed_and_what_never_exists_at_once(worksp
     after = sum(t.numel() * t.element_size() for t in (*parts.denoiser.parameters(), *parts.denoiser.buffers()))
     assert figures[0] - figures[1] == pytest.approx(before - after, abs=2)
     largest = max(math.prod(shape) for layers in demand.layers.values() for shape in layers.shapes.values())
-    saved = needed(method="dreambooth") - needed(method="dreambooth", memory__fused_backward=True)
-    assert saved == pytest.approx(4 * (demand.unet.parameters - largest), abs=2)
+    for precision, computed_with in (("float32", 0), ("bfloat16", 2)):
+        whole = {"method": "dreambooth", "model__precision": precision}
+        saved = needed(**whole) - needed(**whole, memory__fused_backward=True)
+        assert saved == pytest.approx((4 - computed_with) * demand.unet.parameters - 4 * largest, abs=2)
 
 
 def test_a_training_is_made_to_fit_with_what_leaves_the_result_as_it_is_first(workspace, monkeypatch):

@@ -73,44 +73,48 @@ def test_every_command_of_the_page_on_lora_files_works_in_order(workspace, monke
     assert {"costume-diffusers.safetensors", "costume-small.safetensors", "both.safetensors", "extracted.safetensors"} <= written
 
 
-def test_every_command_of_the_page_on_hypernetworks_works_in_order(workspace, monkeypatch, capsys):
-    """On what the commands of README.md have left behind."""
+@pytest.fixture
+def follow(workspace, monkeypatch, capsys):
+    """Types the commands of a page, on what those of README.md have left behind; gives the folder of the runs and what was printed."""
     monkeypatch.setenv("NOSNJA_WORKSPACE", str(workspace))
     monkeypatch.chdir(ROOT)
-    for command in commands(ROOT / "docs" / "hypernetwork.md"):
-        words = shlex.split(command)
-        assert words[:2] == ["bash", "launch.sh"]
-        assert main([*words[2:], *SHORTER[words[2]]]) == 0, f"{command}: {capsys.readouterr().err}"
-    weights = workspace / "runs" / "soft-001" / "weights"
+
+    def typed(page: str, *shorter: str) -> tuple[Path, str]:
+        for command in commands(ROOT / "docs" / page):
+            words = shlex.split(command)
+            assert words[:2] == ["bash", "launch.sh"]
+            assert main([*words[2:], *SHORTER.get(words[2], []), *shorter]) == 0, f"{command}: {capsys.readouterr().err}"
+        return workspace / "runs", capsys.readouterr().out
+
+    return typed
+
+
+def test_every_command_of_the_page_on_methods_works_in_order(follow):
+    runs, _ = follow("methods.md", "--set", "prior.images=2", "prior.steps=2")
+    assert (runs / "kept-001" / "weights" / "kept.safetensors").is_file()
+    assert len(list(runs.parent.glob("class-pictures/*/*.png"))) == 2
+
+
+def test_every_command_of_the_page_on_hypernetworks_works_in_order(follow):
+    runs, _ = follow("hypernetwork.md")
+    weights = runs / "soft-001" / "weights"
     assert (weights / "soft.safetensors").is_file() and (weights / "a1111" / "soft.pt").is_file()
 
 
-def test_every_command_of_the_page_on_textual_inversion_works_in_order(workspace, monkeypatch, capsys):
-    """On what the commands of README.md have left behind."""
-    monkeypatch.setenv("NOSNJA_WORKSPACE", str(workspace))
-    monkeypatch.chdir(ROOT)
-    for command in commands(ROOT / "docs" / "textual-inversion.md"):
-        words = shlex.split(command)
-        assert words[:2] == ["bash", "launch.sh"]
-        assert main([*words[2:], *SHORTER[words[2]]]) == 0, f"{command}: {capsys.readouterr().err}"
-    word, both = (workspace / "runs" / name / "weights" for name in ("nosnjaoutfit-001", "outfit-both-001"))
+def test_every_command_of_the_page_on_textual_inversion_works_in_order(follow):
+    runs, _ = follow("textual-inversion.md")
+    word, both = (runs / name / "weights" for name in ("nosnjaoutfit-001", "outfit-both-001"))
     assert {file.relative_to(word).as_posix() for file in word.rglob("nosnjaoutfit.*")} == {
         "nosnjaoutfit.safetensors", "a1111/nosnjaoutfit.pt", "diffusers/nosnjaoutfit.safetensors",
     }  # fmt: skip
     assert all((both / folder / "outfit-both.safetensors").is_file() for folder in ("", "lora", "embeddings"))
 
 
-def test_every_command_of_the_page_on_dreambooth_works_in_order(workspace, monkeypatch, capsys):
-    """On what the commands of README.md have left behind."""
-    monkeypatch.setenv("NOSNJA_WORKSPACE", str(workspace))
-    monkeypatch.chdir(ROOT)
-    for command in commands(ROOT / "docs" / "dreambooth.md"):
-        words = shlex.split(command)
-        assert words[:2] == ["bash", "launch.sh"]
-        assert main([*words[2:], *SHORTER.get(words[2], [])]) == 0, f"{command}: {capsys.readouterr().err}"
-    assert "'tsk' is one rare token" in capsys.readouterr().out
-    assert (workspace / "runs" / "costume-whole-001" / "weights" / "costume-whole.safetensors").is_file()
-    assert "costume-whole-001" in (workspace / "runs" / "on-top-001" / "run.yaml").read_text()
+def test_every_command_of_the_page_on_dreambooth_works_in_order(follow):
+    runs, said = follow("dreambooth.md")
+    assert "'tsk' is one rare token" in said
+    assert (runs / "costume-whole-001" / "weights" / "costume-whole.safetensors").is_file()
+    assert "costume-whole-001" in (runs / "on-top-001" / "run.yaml").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

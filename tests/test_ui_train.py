@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from nosnja_gui import places, presets, schedules
+from nosnja_gui.estimate import Machine
 from nosnja_gui.jobs import TrainJob
 from nosnja_gui.models import KIT
 from nosnja_gui.runs import RunFolder
@@ -358,6 +359,19 @@ def test_an_advice_changes_its_fields(tab, pictures):
     fields = dict(zip(tab.form.components, answer, strict=False))
     assert fields["training.batch_size"] == 1 and fields["training.gradient_accumulation"] == 4 and fields["lora.rank"] == gr.skip()
     assert answer[-1]["count"]["accumulation"] == 4
+
+
+def test_what_is_left_to_the_program_fits_and_is_listed(tab, pictures, monkeypatch):
+    def fitted(free):
+        monkeypatch.setattr("nosnja_gui.estimate.this_machine", lambda: Machine("NVIDIA GeForce GTX 1650", 2**32, free, 4))
+        return tab.advised({"fit": True}, "en", pictures, "balanced", *given(tab, training__batch_size=32))[-1]["estimate"]
+
+    plenty = fitted(2**32)
+    assert plenty["fitted"] == {"chosen": [], "said": ""}
+    guess = fitted(plenty["memory"])
+    assert guess["fits"] and guess["memory"] < plenty["memory"] and not guess["fitted"]["said"]
+    assert guess["fitted"]["chosen"] and all(one["text"] and one["saves"] > 0 for one in guess["fitted"]["chosen"])
+    assert "cannot be made to fit" in fitted(2**20)["fitted"]["said"]
 
 
 def test_suggested_prompts_are_the_captions_with_and_without_the_word(pictures):

@@ -63,9 +63,17 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "loha": ("The LoHa", {"lora.algorithm": "loha", "lora.rank": 8, "lora.alpha": 8}),
     "lokr": ("The LoKr", {"lora.algorithm": "lokr", "lora.rank": 8, "lora.alpha": 8}),
     "dreambooth": ("The DreamBooth model", {"method": "dreambooth", "optimizer.learning_rate": 1e-4}),
-    "textual_inversion": ("The embedding", {"method": "textual_inversion", "optimizer.learning_rate": 2e-2}),
+    "textual_inversion": (
+        "The embedding",
+        {
+            "method": "textual_inversion",
+            "optimizer.learning_rate": 3e-2,
+            "textual_inversion.vectors": 8,
+            "textual_inversion.initial_text": "colorful outfit",
+        },
+    ),
     "pivotal": ("The LoRA with its embedding", {"method": "pivotal"}),
-    "hypernetwork": ("The hypernetwork", {"method": "hypernetwork", "optimizer.learning_rate": 1e-3}),
+    "hypernetwork": ("The hypernetwork", {"method": "hypernetwork", "optimizer.learning_rate": 3e-3}),
 }
 """What each method's result is called, and its settings over those of the preset `demo`: rates that suit so small a model."""
 

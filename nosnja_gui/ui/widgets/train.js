@@ -72,8 +72,8 @@ const fitted = (found) => {
   if (!found) return [];
   const line = (one) => h("li", {}, one.text, one.saves ? h("span", {class: "nosnja-muted"}, " ", T("saves {bytes}", {bytes: nosnja.bytes(one.saves)})) : null);
   return [
-    found.chosen.length ? h("div", {class: "fitted"}, h("b", {}, T("Chosen:")), h("ul", {}, found.chosen.map(line))) : null,
-    found.said ? h("p", {class: "fitted-not"}, found.said) : null,
+    ...(found.chosen.length ? [h("div", {class: "fitted"}, h("b", {}, T("Chosen:")), h("ul", {}, found.chosen.map(line)))] : []),
+    ...(found.said ? [h("p", {class: "fitted-not"}, found.said)] : []),
   ];
 };
 
@@ -111,18 +111,20 @@ const drawCost = (cost) => {
         h("button", {type: "button", class: "nosnja-button", onclick: () => trigger("advise", {changes: advice.changes})}, T("Do it")),
       ),
     ),
-    (cost.advice || []).length && cost.fits === false
-      ? h(
-          "div",
-          {class: "advice fit"},
-          h("span", {}, T("All that is needed at once, what leaves the result as it is first.")),
+    ...((cost.advice || []).length && cost.fits === false
+      ? [
           h(
-            "button",
-            {type: "button", class: "nosnja-button primary", onclick: () => trigger("advise", {fit: true})},
-            cost.device ? T("Fit to my GPU") : T("Fit to this machine"),
+            "div",
+            {class: "advice fit"},
+            h("span", {}, T("All that is needed at once, what leaves the result as it is first.")),
+            h(
+              "button",
+              {type: "button", class: "nosnja-button primary", onclick: () => trigger("advise", {fit: true})},
+              cost.device ? T("Fit to my GPU") : T("Fit to this machine"),
+            ),
           ),
-        )
-      : null,
+        ]
+      : []),
   );
 };
 
