@@ -27,7 +27,7 @@ from nosnja_gui import events, weights
 from nosnja_gui.adapters import inspection
 from nosnja_gui.files import folder_size, free_bytes, replacing, sync, write_atomic
 from nosnja_gui.jobs import Job
-from nosnja_gui.methods import method_of
+from nosnja_gui.methods import METHODS, method_of
 from nosnja_gui.runs import JOBS, RunFolder, Status, identifier, runs_in
 from nosnja_gui.settings import UserError
 from nosnja_gui.workspace import Workspace, file_name
@@ -87,6 +87,8 @@ class RunSummary:
     identifier: str
     kind: str = ""
     """One of JOBS; "damaged" where its settings cannot be read."""
+    method: str = ""
+    """Of a training."""
     status: Status = field(default_factory=lambda: Status("new"))
     made_at: float = 0.0
     seconds: float | None = None
@@ -413,14 +415,18 @@ class _KnownRun:
             self.settings = self.signature[0], _plain(self.run.run_yaml)
         values = self.settings[1]
         now = status(self.run)
+        said = values.get("method", "lora")
+        method = said if isinstance(said, str) and said in METHODS else ""
+        of_lora = bool(method) and "lora" in METHODS[method].groups
         self.summary = replace(
             self.summary,
             kind=values["job"] if values.get("job") in tuple(JOBS) else "damaged",  # a file may say anything there, lists too
             status=now,
             seconds=None if now.state in LIVING else worked_seconds(self.run.events),
             learning_rate=_number(values, "optimizer", "learning_rate"),
-            rank=_number(values, "lora", "rank"),
-            alpha=_number(values, "lora", "alpha"),
+            method=method if values.get("job") == "train" else "",
+            rank=_number(values, "lora", "rank") if of_lora else None,
+            alpha=_number(values, "lora", "alpha") if of_lora else None,
             trigger=str(values.get("trigger") or ""),
             dataset=_last_part(values["dataset"] if isinstance(values.get("dataset"), str) else _at(values, "dataset", "path")),
             model=_last_part(_first_text(values.get("model"), _at(values, "model", "path"), values.get("repo"))),

@@ -5,6 +5,7 @@ const root = element.querySelector(".nosnja-library");
 
 const LOOK_EVERY = 2000;
 const LOOK_EVERY_AT_WORK = 1000;
+const METHODS = {lora: T("LoRA"), dreambooth: T("DreamBooth"), textual_inversion: T("Textual inversion"), pivotal: T("Pivotal tuning"), hypernetwork: T("Hypernetwork")};
 const KINDS = {train: T("Training"), caption: T("Captions"), grid: T("XYZ plot"), demo: T("Demo"), download: T("Download"), damaged: T("Damaged")};
 const {STATES} = nosnja;
 const CAN_GO_ON = ["new", "stopped", "failed", "crashed"];
@@ -25,6 +26,7 @@ function time(at) {
   return when.toLocaleString(undefined, {...year, month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit"});
 }
 const numbers = (list) => list.map((value) => nosnja.number(value)).join(", ");
+const kindOf = (row) => (row.kind === "train" && METHODS[row.method]) || KINDS[row.kind] || "";
 const stateBadge = (row) => (!row.known ? "…" : row.kind === "damaged" ? h("span", {class: "nosnja-state failed"}, KINDS.damaged) : h("span", {class: `nosnja-state ${row.state}`}, STATES[row.state] || row.state));
 const progress = (row) => (!row.known || !(row.total || row.step) ? "" : row.step >= row.total ? nosnja.amount(row.kind, row.step) : nosnja.amount(row.kind, row.step, row.total));
 const saved = (lora) => (lora.epoch !== null ? T("epoch {epoch}", {epoch: lora.epoch}) : lora.step !== null ? T("step {step}", {step: lora.step}) : "");
@@ -77,7 +79,7 @@ function say(text, undo, problem) {
 
 const runs = nosnja.libraryTable([
   {name: "name", title: T("Run"), value: (row) => row.id, cell: (row) => row.id, low: true},
-  {name: "kind", title: T("Kind"), value: (row) => KINDS[row.kind] || "", cell: (row) => (row.kind === "damaged" ? "" : KINDS[row.kind] || ""), width: "5.2rem", low: true},
+  {name: "kind", title: T("Kind"), value: kindOf, cell: (row) => (row.kind === "damaged" ? "" : kindOf(row)), width: "6.6rem", low: true},
   {name: "state", title: T("State"), value: (row) => STATES[row.state], cell: stateBadge, width: "6.4rem", low: true},
   {name: "steps", title: T("Steps"), value: (row) => row.step, cell: progress, width: "6.2rem", right: true},
   {name: "loss", title: T("Last loss"), value: (row) => row.loss, cell: (row) => (row.loss === null ? "" : row.loss.toFixed(4)), width: "5.2rem", right: true},
@@ -225,7 +227,7 @@ function showList() {
 function filter() {
   const words = state.search.split(/\s+/).filter(Boolean);
   const has = (texts) => words.every((word) => texts.some((text) => String(text ?? "").toLowerCase().includes(word)));
-  runs.filter((row) => has([row.id, KINDS[row.kind], row.kind, STATES[row.state], row.state, row.dataset, row.model, row.trigger]));
+  runs.filter((row) => has([row.id, KINDS[row.kind], kindOf(row), row.kind, STATES[row.state], row.state, row.dataset, row.model, row.trigger]));
   loras.filter((row) => (row.last || !state.onlyLast) && has([row.name, row.run, row.trigger, row.base_name, row.family, row.kind]));
   trash.filter(() => true);
 }
@@ -448,7 +450,7 @@ function drawRun(row) {
     if (answer.problem) say(answer.problem, null, true);
   };
   side.replaceChildren(
-    heading(row.id, stateBadge(row), row.kind === "damaged" ? "" : badge(KINDS[row.kind] || row.kind)),
+    heading(row.id, stateBadge(row), row.kind === "damaged" ? "" : badge(kindOf(row) || row.kind)),
     row.message ? h("p", {class: "nosnja-note error nosnja-library-message"}, row.message) : "",
     actions([
       trained || ["demo", "download"].includes(row.kind) ? () => button(T("Open in monitor"), go("monitor"), "primary") : null,
