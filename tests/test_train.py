@@ -197,7 +197,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(workspace):
 def test_half_precision_trains_fp32_parameters(workspace, monkeypatch, precision):
     kept = []
     original = training.begin
-    monkeypatch.setattr(training, "begin", lambda *arguments: kept.append(original(*arguments)) or kept[0])
+    monkeypatch.setattr(training, "begin", lambda *arguments, **named: kept.append(original(*arguments, **named)) or kept[0])
     file, _ = trained(workspace, f"half-{precision}", model__precision=precision, training__max_steps=4)
     assert kept[0].parts.dtype == getattr(torch, precision)
     assert {parameter.dtype for parameter in kept[0].parameters} == {torch.float32}
@@ -216,7 +216,7 @@ def test_adamw8bit_says_how_to_get_it(workspace, monkeypatch):
 
 
 def test_all_problems_are_said_at_once_before_anything_is_loaded(workspace, monkeypatch):
-    monkeypatch.setattr(training, "begin", lambda *arguments: pytest.fail("something was loaded"))
+    monkeypatch.setattr(training, "begin", lambda *arguments, **named: pytest.fail("something was loaded"))
     wanted = job(model__path="absent", dataset__path="nowhere", dataset__resolution=100)
     run = run_of(workspace, "problems", wanted)
     with pytest.raises(UserError) as raised:
