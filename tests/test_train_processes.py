@@ -17,8 +17,8 @@ from nosnja_gui.runs import RunFolder
 from nosnja_gui.workspace import Workspace
 run, workspace = RunFolder(Path(sys.argv[1])), Workspace(Path(sys.argv[2]))
 original = training.begin
-def begin(*arguments):
-    kept.append(original(*arguments))
+def begin(*arguments, **named):
+    kept.append(original(*arguments, **named))
     return kept[0]
 kept, training.begin = [], begin
 update, rates = training.update, []
