@@ -18,6 +18,8 @@ from nosnja_gui.settings import UserError
 MaskSource = Literal["off", "auto", "file", "alpha"]
 """`file` is a mask picture, `alpha` the picture's own transparency, `auto` the mask picture where there is one, else transparency."""
 
+MARK = "mask"
+"""In the name of every one of them."""
 ENDINGS = ("-mask", "_mask", "-masklabel")
 """Of a mask's name beside its picture: hat-mask.png for hat.jpg. The last one is OneTrainer's (modules/module/BaseImageMaskModel.py)."""
 FOLDERS_INSIDE = ("masks", "mask", "conditioning")

@@ -295,7 +295,8 @@ def _listing(folder: Path, scans: _Scans) -> Listing:
 
 def _leave_out_masks(listing: Listing, prefix: str) -> None:
     """The masks of pictures in this folder are no pictures to train on."""
-    stems = {without_suffix(name): name for name in listing.pictures if name.startswith(prefix)}
+    suspects = [name for name in listing.pictures if masks.MARK in name]
+    stems = {without_suffix(name): name for name in listing.pictures if name.startswith(prefix)} if suspects else {}
     found = [name for stem, name in stems.items() if masks.of_another(stem, stems)]
     if found:
         masked = [listing.pictures.pop(name) for name in found]
