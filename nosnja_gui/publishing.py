@@ -194,6 +194,8 @@ def _about(lora: Path) -> Lora:
     about = library.read_lora(Lora(lora.name, lora, lora.stem))
     if about.problem or not about.kind:
         raise UserError(about.problem or f"{lora} holds no LoRA: give the file of a LoRA.")
+    if about.kind == "textual inversion":
+        raise UserError(f"{lora} holds no LoRA but a textual inversion, for which no card is written yet: give the file of a LoRA.")
     return about
 
 
