@@ -79,7 +79,7 @@ function say(text, undo, problem) {
 
 const runs = nosnja.libraryTable([
   {name: "name", title: T("Run"), value: (row) => row.id, cell: (row) => row.id, low: true},
-  {name: "kind", title: T("Kind"), value: kindOf, cell: (row) => (row.kind === "damaged" ? "" : kindOf(row)), width: "6.6rem", low: true},
+  {name: "kind", title: T("Kind"), value: kindOf, cell: (row) => (row.kind === "damaged" ? "" : kindOf(row)), width: "8.4rem", low: true},
   {name: "state", title: T("State"), value: (row) => STATES[row.state], cell: stateBadge, width: "6.4rem", low: true},
   {name: "steps", title: T("Steps"), value: (row) => row.step, cell: progress, width: "6.2rem", right: true},
   {name: "loss", title: T("Last loss"), value: (row) => row.loss, cell: (row) => (row.loss === null ? "" : row.loss.toFixed(4)), width: "5.2rem", right: true},
