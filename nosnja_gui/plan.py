@@ -176,7 +176,6 @@ def look(job: TrainJob, workspace: Workspace, read: Callable[[Path], Dataset] = 
             problems["saving.layout"] = refused
     if family and model:
         problems |= METHODS[job.method].problems(job.recipe(), family, identify(model)[1])
-    if family and model:
         with blaming("loss.zero_terminal_snr"):
             check_zero_terminal_snr(job, *identify(model))
     with blaming("dataset.path"):
@@ -187,7 +186,7 @@ def look(job: TrainJob, workspace: Workspace, read: Callable[[Path], Dataset] = 
         with blaming("dataset.concepts"):
             data, of_pictures = with_concepts(job, data, workspace, read)
     prior = None
-    if job.prior.folder.strip():
+    if job.prior.own:
         with blaming("prior.folder"):
             prior = read(_dataset_folder(job.prior.folder, workspace))
     elif job.prior.images and data:

@@ -42,7 +42,7 @@ def planned(
 def paint(job: TrainJob, pictures: Sequence[Picture], family: Family, parts: Parts, voice: Voice, stop: Callable[[], None]) -> None:
     """Paint those that are not there yet; each is kept at once, with its prompt in a .txt beside it."""
     missing = [picture for picture in pictures if not picture.path.is_file()]
-    if not missing or not (job.prior.images and not job.prior.folder.strip()):
+    if not missing or not job.prior.painted:
         return
     voice.stage("Painting class pictures", len(missing))
     encodings: dict = {}

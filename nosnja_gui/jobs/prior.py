@@ -25,4 +25,13 @@ class PriorSettings(Settings):
 
     @property
     def wanted(self) -> bool:
-        return bool(self.images or self.folder.strip())
+        return bool(self.images or self.own)
+
+    @property
+    def own(self) -> bool:
+        """Whether they are the user's; then none are painted."""
+        return bool(self.folder.strip())
+
+    @property
+    def painted(self) -> bool:
+        return bool(self.images) and not self.own

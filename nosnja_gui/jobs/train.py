@@ -155,8 +155,8 @@ class TrainJob(Settings):
             "optimizer.text_encoder_learning_rate": self.method in ("hypernetwork", "textual_inversion"),
             "saving.layout": self.method in ("dreambooth", "hypernetwork", "textual_inversion"),
             "prior.weight": not self.prior.wanted,
-            **dict.fromkeys(PAINTED_PRIOR, not self.prior.images or bool(self.prior.folder.strip())),
-            "prior.images": bool(self.prior.folder.strip()),
+            **dict.fromkeys(PAINTED_PRIOR, not self.prior.painted),
+            "prior.images": self.prior.own,
             "memory.fused_backward": not METHODS[self.method].whole,
         }
         of_schedule = self.schedule.without_effect() if self.optimizer.follows_rate else list(ScheduleSettings.model_fields)
